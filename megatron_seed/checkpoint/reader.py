@@ -1,0 +1,274 @@
+"""Read tensors out of a torch_dist checkpoint: no process group, no model, no code from the checkpoint executed.
+
+Format: a directory written by torch.distributed.checkpoint's FileSystemWriter through megatron-core. `.metadata` is a
+pickle that tells, for each tensor, its global shape, its chunks (offsets, sizes) and where in which `.distcp` file each
+chunk lies; a chunk is a tensor as `torch.save` writes it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from pydantic import ValidationError
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from megatron_seed.config.load import load_recipe
+from megatron_seed.config.schema import ModelConfig
+from megatron_seed.errors import SeedError
+
+Shape = tuple[int, ...]
+
+OPTIMIZER_PREFIX = "optimizer."
+_METADATA = "torch.distributed.checkpoint.metadata"
+_PLANNER = "torch.distributed.checkpoint.planner"
+# Everything that a `.metadata` file has reason to name; torch's dtypes are let through by type.
+_ALLOWED = frozenset(
+    {
+        (_METADATA, "Metadata"),
+        (_METADATA, "TensorStorageMetadata"),
+        (_METADATA, "BytesStorageMetadata"),
+        (_METADATA, "ChunkStorageMetadata"),
+        (_METADATA, "TensorProperties"),
+        (_METADATA, "_MEM_FORMAT_ENCODING"),
+        (_METADATA, "MetadataIndex"),
+        (_METADATA, "StorageMeta"),
+        (_PLANNER, "SavePlan"),
+        (_PLANNER, "WriteItem"),
+        (_PLANNER, "WriteItemType"),
+        (_PLANNER, "TensorWriteData"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        ("torch", "Size"),
+    }
+)
+
+
+class TensorInfo(NamedTuple):
+    """Global shape and dtype of a tensor."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Box:
+    """An axis-aligned part of a tensor."""
+
+    offsets: Shape
+    sizes: Shape
+
+    @property
+    def volume(self) -> int:
+        return math.prod(self.sizes)
+
+    def contains(self, other: _Box) -> bool:
+        return other.volume == 0 or self.overlap(other) == other
+
+    def overlap(self, other: _Box) -> _Box | None:
+        """What both have in common, None if that is nothing."""
+        bounds = [
+            (max(a, b), min(a + m, b + n))
+            for a, m, b, n in zip(self.offsets, self.sizes, other.offsets, other.sizes, strict=True)
+        ]
+        if any(stop <= start for start, stop in bounds):
+            return None
+        return _Box(tuple(start for start, _ in bounds), tuple(stop - start for start, stop in bounds))
+
+    def within(self, outer: _Box) -> tuple[slice, ...]:
+        """The index of this box in a tensor that holds `outer`."""
+        return tuple(
+            slice(offset - base, offset - base + size)
+            for offset, base, size in zip(self.offsets, outer.offsets, self.sizes, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A box of a global tensor, and the bytes that hold it."""
+
+    box: _Box
+    file: str
+    start: int
+    length: int
+
+
+class CheckpointReader:
+    """The tensors of one checkpoint, whatever the layout it was written from.
+
+    `tensors` are the model's and `optimizer_tensors` the rest, each a mapping from key to TensorInfo. Raises SeedError
+    for what is not a checkpoint, is damaged, or names a class that a checkpoint has no use for.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        metadata = _read_metadata(self.path / ".metadata")
+        try:
+            infos, self._chunks = _index(metadata)
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
+            raise SeedError(f"{self.path / '.metadata'}: damaged: {error}") from error
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {key: info for key, info in infos.items() if not key.startswith(OPTIMIZER_PREFIX)}
+        )
+        self.optimizer_tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {key: info for key, info in infos.items() if key.startswith(OPTIMIZER_PREFIX)}
+        )
+
+    def info(self, key: str) -> TensorInfo:
+        """Shape and dtype of a model or optimizer tensor; SeedError when there is none of that key."""
+        info = self.tensors.get(key) or self.optimizer_tensors.get(key)
+        if info is None:
+            raise SeedError(f"{self.path}: no tensor {key}; model tensors: {', '.join(sorted(self.tensors))}")
+        return info
+
+    def read(self, key: str) -> torch.Tensor:
+        """The whole tensor."""
+        shape = self.info(key).shape
+        return self.read_slice(key, (0,) * len(shape), shape)
+
+    def read_layer(self, key: str, layer: int) -> torch.Tensor:
+        """`tensor[layer]`, reading only the chunks that hold some of it."""
+        shape = self.info(key).shape
+        if not shape or not 0 <= layer < shape[0]:
+            raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no layer {layer}")
+        return self.read_slice(key, (layer, *(0,) * (len(shape) - 1)), (1, *shape[1:]))[0]
+
+    def read_slice(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+        """The box of `sizes` elements that starts at `offsets`, reading only the chunks that overlap it."""
+        shape, dtype = self.info(key)
+        wanted = _Box(tuple(offsets), tuple(sizes))
+        if len(offsets) != len(shape) or not _Box((0,) * len(shape), shape).contains(wanted):
+            raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no {list(sizes)} at {list(offsets)}")
+        result = torch.empty(tuple(sizes), dtype=dtype)
+        parts: list[_Box] = []
+        for chunk in self._chunks[key]:
+            part = wanted.overlap(chunk.box)
+            if part is None:
+                continue
+            parts.append(part)
+            result[part.within(wanted)] = self._read_chunk(key, chunk, dtype)[part.within(chunk.box)]
+        self._check_coverage(key, wanted, parts)
+        return result
+
+    def _read_chunk(self, key: str, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
+        path = self.path / chunk.file
+        try:
+            with path.open("rb") as file:
+                file.seek(chunk.start)
+                data = file.read(chunk.length)
+        except OSError as error:
+            raise SeedError(f"{path}: cannot read {key}: {error.strerror}") from error
+        if len(data) != chunk.length:
+            raise SeedError(
+                f"{path}: truncated: {key} needs bytes {chunk.start} to {chunk.start + chunk.length}, "
+                f"the file has {path.stat().st_size}"
+            )
+        try:
+            tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise SeedError(f"{path}: damaged: {key} at byte {chunk.start}: {str(error).splitlines()[0]}") from error
+        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != chunk.box.sizes or tensor.dtype != dtype:
+            raise SeedError(f"{path}: damaged: {key} at byte {chunk.start} is not {dtype} of {list(chunk.box.sizes)}")
+        return tensor
+
+    def _check_coverage(self, key: str, wanted: _Box, parts: Sequence[_Box]) -> None:
+        if any(one.overlap(other) for one, other in combinations(parts, 2)):
+            raise SeedError(f"{self.path}: damaged: chunks of {key} overlap")
+        if sum(part.volume for part in parts) != wanted.volume:
+            raise SeedError(f"{self.path}: damaged: chunks of {key} leave a part of it out")
+
+
+def read_model_config(checkpoint: Path | str) -> ModelConfig:
+    """The model's shape: from `model.yaml`, or from the `recipe.yaml` of a checkpoint without one."""
+    path = Path(checkpoint) / "model.yaml"
+    if not path.is_file():
+        recipe = path.with_name("recipe.yaml")
+        if not recipe.is_file():
+            raise SeedError(f"{checkpoint}: neither model.yaml nor recipe.yaml: not a checkpoint of megatron-seed")
+        return load_recipe(recipe).model
+    try:
+        return ModelConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise SeedError(f"{path}: {'; '.join(problems)}") from error
+
+
+def read_state(checkpoint: Path | str) -> dict[str, Any]:
+    """What `state.json` says of the training so far (step, consumed_tokens, ...), empty when there is none."""
+    path = Path(checkpoint) / "state.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise SeedError(f"{path}: not a JSON object: {error}") from error
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds nothing but the records that describe a checkpoint."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in _ALLOWED:
+            raise SeedError(f"refused: names {module}.{name}, which a checkpoint has no use for")
+        return super().find_class(module, name)
+
+
+def _read_metadata(path: Path) -> Metadata:
+    if not path.is_file():
+        raise SeedError(f"{path.parent}: not a torch_dist checkpoint: no .metadata in it")
+    try:
+        with path.open("rb") as file:
+            metadata = _MetadataUnpickler(file).load()
+    except SeedError as error:
+        raise SeedError(f"{path}: {error}") from error
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise SeedError(f"{path}: damaged or not a checkpoint's metadata: {error}") from error
+    if not isinstance(metadata, Metadata):
+        raise SeedError(f"{path}: holds {type(metadata).__name__}, not a checkpoint's metadata")
+    return metadata
+
+
+def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, list[_Chunk]]]:
+    """Infos and chunks by tensor key. Raises the errors of Python for records that are not what they must be."""
+    infos = {
+        key: TensorInfo(tuple(entry.size), entry.properties.dtype)
+        for key, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    places = {
+        (index.fqn, _origin(index.offset, infos[index.fqn])): info
+        for index, info in metadata.storage_data.items()
+        if index.fqn in infos
+    }
+    chunks = {}
+    for key in infos:
+        boxes = {tuple(chunk.offsets): tuple(chunk.sizes) for chunk in metadata.state_dict_metadata[key].chunks}
+        chunks[key] = [_chunk(key, offsets, sizes, places[key, offsets]) for offsets, sizes in boxes.items()]
+    return infos, chunks
+
+
+def _origin(offset: Sequence[int] | None, info: TensorInfo) -> Shape:
+    """Offsets of a stored chunk; a tensor stored whole may have none."""
+    return (0,) * len(info.shape) if offset is None else tuple(offset)
+
+
+def _chunk(key: str, offsets: Shape, sizes: Shape, info: Any) -> _Chunk:
+    if getattr(info, "transform_descriptors", None):
+        raise ValueError(f"{key} is stored through a transform: {info.transform_descriptors}")
+    if Path(info.relative_path).name != info.relative_path:
+        raise ValueError(f"{key} is stored outside of the checkpoint: {info.relative_path}")
+    return _Chunk(_Box(offsets, sizes), info.relative_path, info.offset, info.length)

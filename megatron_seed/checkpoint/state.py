@@ -1,0 +1,73 @@
+"""What a checkpoint holds: megatron-core's sharded state of model and optimizer, and where the run stood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from pydantic import BaseModel, ConfigDict
+
+from megatron_seed.errors import SeedError
+
+# Optimizer state in the parameters' own shapes, so that any layout can load it.
+_METADATA = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "chained_optim_avoid_prefix": True,
+    "singleton_local_shards": False,
+}
+
+
+class Progress(BaseModel):
+    """Where a run stands between two steps."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    step: int = 0
+    """Optimizer steps done."""
+    consumed_tokens: int = 0
+    phase: str = ""
+    """Phase that the next step belongs to, or the last one."""
+    phase_step: int = 0
+    """Steps of that phase done."""
+    cursors: dict[str, int] = {}
+    """Tokens that each source had given when the phase began."""
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    path = checkpoint / "state.json"
+    try:
+        return Progress.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SeedError(f"{path}: cannot be read: {error}") from error
+
+
+def sharded_state(
+    models: Sequence[DistributedDataParallel | Any], optimizer: MegatronOptimizer | None, *, loading: bool = False
+) -> dict[str, Any]:
+    """The nested state that megatron-core saves and loads; without an optimizer only the parameters."""
+    parameters = {
+        _model_key(number, len(models)): model.sharded_state_dict(metadata=dict(_METADATA))
+        for number, model in enumerate(models)
+    }
+    state = dict(parameters)
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(parameters, is_loading=loading, metadata=dict(_METADATA))
+    return state
+
+
+def load_into(
+    state: dict[str, Any], models: Sequence[DistributedDataParallel | Any], optimizer: MegatronOptimizer | None
+) -> None:
+    """Put a loaded state where it belongs."""
+    for number, model in enumerate(models):
+        model.load_state_dict(state[_model_key(number, len(models))])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def _model_key(number: int, chunks: int) -> str:
+    return "model" if chunks == 1 else f"model{number}"

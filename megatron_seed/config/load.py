@@ -1,0 +1,164 @@
+"""Recipe files to `Recipe` values: defaults < preset < recipe < overrides. Every refusal names file, key and line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from megatron_seed.config.presets import PRESETS
+from megatron_seed.config.schema import Recipe
+from megatron_seed.errors import SeedError
+
+Key = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 3e-4 and 1e6 read as numbers, which YAML 1.1 takes for strings."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, or one that ships with the package by its name, and apply `a.b=value` overrides.
+
+    Values of overrides are YAML; list items are addressed by number (`phases.0.tokens=1e6`).
+    Raises SeedError with file, line and key; an unknown key comes with the nearest known one.
+    """
+    path = _find(recipe)
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SeedError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    return parse_recipe(values, str(path), _lines(text))
+
+
+def parse_recipe(values: Mapping[str, Any], where: str, lines: Mapping[Key, int] | None = None) -> Recipe:
+    """Validate plain values (as from YAML) into a Recipe; `where` and `lines` only serve the error messages."""
+    values = dict(values)
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = _with_preset(values["model"], where)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise SeedError("; ".join(_explain(item, where, lines or {}) for item in error.errors())) from error
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML; `load_recipe` of it gives the same value."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes inside the package, by name."""
+    folder = Path(str(resources.files("megatron_seed") / "recipes"))
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _find(recipe: Path | str) -> Path:
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    raise SeedError(f"no recipe file {recipe}; shipped recipes: {', '.join(shipped) or 'none'}")
+
+
+def _with_preset(model: Mapping[str, Any], where: str) -> dict[str, Any]:
+    model = dict(model)
+    name = model.pop("preset", None)
+    if name is None:
+        return model
+    if name not in PRESETS:
+        raise SeedError(f"{where}: model.preset: no preset {name!r}{_nearest(str(name), PRESETS)}")
+    return {**PRESETS[name], **model}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SeedError(f"override {override!r}: write it as key=value, for example phases.0.tokens=1000000")
+    node: Any = values
+    *parents, last = key.split(".")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except yaml.YAMLError as error:
+        raise SeedError(f"override {override!r}: the value is not YAML") from error
+    except (IndexError, ValueError, TypeError, AttributeError) as error:
+        raise SeedError(f"override {override!r}: there is no place {key!r} in the recipe") from error
+
+
+def _lines(text: str) -> dict[Key, int]:
+    """Line (from 1) on which each key of a YAML text stands."""
+    found: dict[Key, int] = {}
+
+    def walk(node: yaml.Node, key: Key) -> None:
+        found[key] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            for name, child in node.value:
+                walk(child, (*key, name.value))
+                found[(*key, name.value)] = name.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):
+                walk(child, (*key, index))
+
+    walk(yaml.compose(text), ())
+    return found
+
+
+def _explain(error: Mapping[str, Any], where: str, lines: Mapping[Key, int]) -> str:
+    key: Key = tuple(error["loc"])
+    line = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), None)
+    place = f"{where}:{line}" if line else where
+    name = ".".join(map(str, key))
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown key {name}{_nearest(str(key[-1]), _fields_at(key[:-1]))}"
+    if error["type"] == "missing":
+        return f"{place}: {name} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {name}: {message}" if name else f"{place}: {message}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def _fields_at(key: Key) -> list[str]:
+    """Names of the fields that the schema allows below a key."""
+    model: type[BaseModel] = Recipe
+    for part in key:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        model = _model_in(field.annotation) if field else None
+        if model is None:
+            return []
+    return [*model.model_fields, *(["preset"] if key == ("model",) else [])]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -1,0 +1,65 @@
+"""The held-out sequences that evaluation reads: the same ones every time, spread evenly over a build."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from megatron_seed.config.schema import SourceConfig
+from megatron_seed.data.indexed import IndexedTokens, read_manifest
+from megatron_seed.data.loader import Batch, collate, open_builds
+from megatron_seed.errors import SeedError
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out build, cut into windows of sequence_length + 1 tokens."""
+
+    name: str
+    build: IndexedTokens
+    bytes_per_token: float | None
+    """UTF-8 bytes of source text per token, where the manifest tells."""
+    sequence_length: int
+    sequences: int
+    """Windows that are evaluated."""
+
+    @classmethod
+    def open(cls, source: SourceConfig, vocab_size: int, sequence_length: int, max_sequences: int) -> HeldOut:
+        (build,) = open_builds(source, vocab_size)[:1]
+        windows = (len(build.tokens) - 1) // sequence_length
+        if not windows:
+            raise SeedError(
+                f"held-out source {source.name}: {len(build.tokens)} tokens do not fill one sequence of {sequence_length}"
+            )
+        manifest = read_manifest(build.prefix)
+        density = manifest["size_bytes"] / manifest["tokens"] if manifest else None
+        return cls(source.name, build, density, sequence_length, min(windows, max_sequences))
+
+    def window(self, number: int) -> np.ndarray:
+        windows = (len(self.build.tokens) - 1) // self.sequence_length
+        start = number * windows // self.sequences * self.sequence_length
+        return np.asarray(self.build.tokens[start : start + self.sequence_length + 1], np.int64)
+
+    def micro_batches(self, micro_batch_size: int, data_rank: int, data_size: int) -> Iterator[Batch]:
+        """This rank's share. Every rank gets the same number of batches; windows past the last have an empty mask."""
+        per_round = micro_batch_size * data_size
+        for start in range(0, self.batches(micro_batch_size, data_size) * per_round, per_round):
+            begin = start + data_rank * micro_batch_size
+            numbers = range(begin, begin + micro_batch_size)
+            batch = collate([self.window(min(number, self.sequences - 1)) for number in numbers])
+            for row, number in enumerate(numbers):
+                if number >= self.sequences:
+                    batch["loss_mask"][row] = 0.0
+            yield batch
+
+    def batches(self, micro_batch_size: int, data_size: int) -> int:
+        return math.ceil(self.sequences / (micro_batch_size * data_size))
+
+    def unigram_entropy(self) -> float:
+        """Entropy in nats of the token frequencies: what a model that knows only these would lose."""
+        counts = np.bincount(np.asarray(self.build.tokens, np.int64)).astype(np.float64)
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())

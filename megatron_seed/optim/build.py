@@ -1,0 +1,65 @@
+"""megatron-core's data-parallel wrapper and optimizer around the model's chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+
+from megatron_seed.config.schema import LayoutConfig, OptimizerConfig
+from megatron_seed.model.build import Precision, SeedModel
+from megatron_seed.optim import torch_adam
+
+
+def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> list[DistributedDataParallel]:
+    """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of the step."""
+    config = chunks[0].config
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True, use_distributed_optimizer=layout.distributed_optimizer
+    )
+    config.finalize_model_grads_func = finalize_model_grads
+    return [
+        DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=number > 0)
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def build_optimizer(
+    models: Sequence[DistributedDataParallel], config: OptimizerConfig, layout: LayoutConfig, precision: Precision
+) -> MegatronOptimizer:
+    """AdamW with fp32 master weights: TransformerEngine's or apex's fused one where installed, else torch's."""
+    optimizer = get_megatron_optimizer(
+        CoreOptimizerConfig(
+            optimizer="adam",
+            lr=0.0,
+            min_lr=0.0,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.beta1,
+            adam_beta2=config.beta2,
+            adam_eps=config.epsilon,
+            clip_grad=config.clip_grad_norm,
+            bf16=precision == "bf16",
+            params_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            use_distributed_optimizer=layout.distributed_optimizer,
+        ),
+        list(models),
+    )
+    for part in parts(optimizer):
+        torch_adam.prepare(part)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay * group.get("wd_mult", 1.0)
+    return optimizer
+
+
+def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_mult", 1.0)
+
+
+def parts(optimizer: MegatronOptimizer) -> Iterator[MegatronOptimizer]:
+    """The optimizers that megatron-core may have chained into one."""
+    yield from getattr(optimizer, "chained_optimizers", [optimizer])

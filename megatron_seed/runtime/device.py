@@ -1,0 +1,65 @@
+"""What this process computes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+from importlib import metadata
+from typing import Any
+
+import torch
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def has_transformer_engine() -> bool:
+    """TransformerEngine can be used: it is installed and there is a GPU."""
+    return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
+
+
+def device(local_rank: int = 0) -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return torch.device("cuda", local_rank) if has_gpu() else torch.device("cpu")
+
+
+def backend() -> str:
+    """Collectives over NCCL on GPUs, over gloo on CPUs."""
+    return "nccl" if has_gpu() else "gloo"
+
+
+def synchronize() -> None:
+    """Wait for the GPU, so that a clock read next tells the truth; nothing on a CPU."""
+    if has_gpu():
+        torch.cuda.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: allocated on the GPU, or resident in this process."""
+    if has_gpu():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def use_threads(local_world_size: int) -> None:
+    """Share the CPU's cores among the processes of this machine, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    elif not has_gpu():
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what decides the numbers, for run folders and checkpoints."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("torch", "megatron-core", "transformer-engine", "numpy", "megatron-seed"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if has_gpu():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

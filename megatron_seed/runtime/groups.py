@@ -1,0 +1,153 @@
+"""Process groups from whatever started this process: torchrun, srun, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megatron_seed.config.schema import LayoutConfig
+from megatron_seed.config.validate import data_parallel_size
+from megatron_seed.errors import SeedError
+from megatron_seed.runtime import cpu_proxy, device
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process among those of a job."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where this process stands in the layout."""
+
+    launch: Launch
+    tensor_rank: int
+    pipeline_rank: int
+    data_rank: int
+    data_size: int
+    first_stage: bool
+    last_stage: bool
+
+    @property
+    def rank(self) -> int:
+        return self.launch.rank
+
+    @property
+    def is_main(self) -> bool:
+        """The process that speaks and writes."""
+        return self.launch.rank == 0
+
+    @property
+    def data_group(self) -> dist.ProcessGroup:
+        from megatron.core import parallel_state
+
+        return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
+def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
+    """Rank and rendezvous from torchrun's or Slurm's variables; a job of one process without either."""
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        return Launch(
+            rank=int(environ["RANK"]),
+            world_size=int(environ["WORLD_SIZE"]),
+            local_rank=int(environ.get("LOCAL_RANK", 0)),
+            local_world_size=int(environ.get("LOCAL_WORLD_SIZE", 1)),
+            address=environ.get("MASTER_ADDR", "127.0.0.1"),
+            port=int(environ.get("MASTER_PORT", 29500)),
+        )
+    if "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1:
+        return Launch(
+            rank=int(environ["SLURM_PROCID"]),
+            world_size=int(environ["SLURM_NTASKS"]),
+            local_rank=int(environ.get("SLURM_LOCALID", 0)),
+            local_world_size=_tasks_on_this_node(environ),
+            address=environ.get("MASTER_ADDR") or first_host(environ["SLURM_JOB_NODELIST"]),
+            # Jobs that share a node must not share a port.
+            port=int(environ.get("MASTER_PORT") or 20_000 + int(environ["SLURM_JOB_ID"]) % 20_000),
+        )
+    return Launch(0, 1, 0, 1, "127.0.0.1", _free_port())
+
+
+def first_host(nodes: str) -> str:
+    """First host of a Slurm node list: `gpu[007-010,12],login` gives `gpu007`."""
+    match = re.match(r"^([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    if not match:
+        raise SeedError(f"SLURM_JOB_NODELIST {nodes!r} names no host")
+    return match[1] + (match[2] or "") + match[3]
+
+
+def _tasks_on_this_node(environ: Mapping[str, str]) -> int:
+    """SLURM_TASKS_PER_NODE is such as `4(x2),3`: counts by node, in order."""
+    counts: list[int] = []
+    for part in environ.get("SLURM_TASKS_PER_NODE", "1").split(","):
+        match = re.match(r"^(\d+)(?:\(x(\d+)\))?$", part)
+        if match:
+            counts += [int(match[1])] * int(match[2] or 1)
+    node = int(environ.get("SLURM_NODEID", 0))
+    return counts[node] if node < len(counts) else 1
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process_groups(layout: LayoutConfig, seed: int, timeout_s: float = 1800.0) -> Iterator[Groups]:
+    """Join the job, lay out its groups, seed megatron-core's generators; leave cleanly at the end."""
+    launch = read_launch()
+    data_parallel_size(layout, launch.world_size)
+    cpu_proxy.install()
+    device.use_threads(launch.local_world_size)
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if device.has_gpu():
+        torch.cuda.set_device(launch.local_rank)
+    dist.init_process_group(
+        device.backend(),
+        init_method=f"tcp://{launch.address}:{launch.port}",
+        rank=launch.rank,
+        world_size=launch.world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    from megatron.core import parallel_state, tensor_parallel
+
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tensor_parallel,
+            pipeline_model_parallel_size=layout.pipeline_parallel,
+        )
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+        yield _describe(launch)
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _describe(launch: Launch) -> Groups:
+    from megatron.core import parallel_state as state
+
+    return Groups(
+        launch=launch,
+        tensor_rank=state.get_tensor_model_parallel_rank(),
+        pipeline_rank=state.get_pipeline_model_parallel_rank(),
+        data_rank=state.get_data_parallel_rank(),
+        data_size=state.get_data_parallel_world_size(),
+        first_stage=state.is_pipeline_first_stage(),
+        last_stage=state.is_pipeline_last_stage(),
+    )

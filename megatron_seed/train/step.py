@@ -1,0 +1,112 @@
+"""One optimizer step, and one pass over held-out data, through megatron-core's pipeline schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_seed.data.loader import Batch
+from megatron_seed.runtime import device
+from megatron_seed.runtime.groups import Groups
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float
+    """Mean over the global batch's tokens, nats."""
+    grad_norm: float
+    """Global, before clipping."""
+    applied: bool
+    """False when the optimizer refused the step."""
+
+
+def train_step(
+    models: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    groups: Groups,
+) -> StepResult:
+    """Forward, backward and update over this rank's `micro_batches`; the result is the same on every rank."""
+    for model in models:
+        model.zero_grad_buffer()
+    optimizer.zero_grad()
+    sums = _run(models, batches, micro_batches, forward_only=False)
+    applied, grad_norm, _ = optimizer.step()
+    loss, tokens = _over_replicas(sums, groups).tolist()
+    return StepResult(loss / tokens, float(grad_norm or 0.0), bool(applied))
+
+
+def evaluate(
+    models: Sequence[DistributedDataParallel], batches: Iterator[Batch], micro_batches: int, groups: Groups
+) -> float:
+    """Mean loss in nats over the tokens whose mask is one."""
+    for model in models:
+        model.eval()
+    with torch.no_grad():
+        sums = _run(models, batches, micro_batches, forward_only=True)
+    for model in models:
+        model.train()
+    loss, tokens = _over_replicas(sums, groups).tolist()
+    return loss / tokens if tokens else math.nan
+
+
+def _run(
+    models: Sequence[DistributedDataParallel], batches: Iterator[Batch], micro_batches: int, forward_only: bool
+) -> torch.Tensor:
+    """[2]: summed loss and counted tokens of this rank; zeros on all but the last pipeline stage."""
+    first = next(batches)
+    size, sequence_length = first["tokens"].shape
+    outputs = get_forward_backward_func()(
+        forward_step_func=_forward_step,
+        data_iterator=_chain(first, batches),
+        model=list(models) if len(models) > 1 else models[0],
+        num_microbatches=micro_batches,
+        seq_length=sequence_length,
+        micro_batch_size=size,
+        forward_only=forward_only,
+    )
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+    for output in outputs:
+        sums += output["sums"].double().cpu()
+    return sums
+
+
+def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from rest
+
+
+def _forward_step(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
+    where = next(model.parameters()).device
+    batch = {name: tensor.to(where, non_blocking=True) for name, tensor in next(batches).items()}
+    rows, length = batch["tokens"].shape
+    positions = torch.arange(length, device=where).expand(rows, -1)
+    output = model(batch["tokens"], positions, None, labels=batch["labels"])
+
+    def reduce_loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        mask = batch["loss_mask"]
+        total = (losses.float() * mask).sum()
+        tokens = mask.sum()
+        # A copy: the schedule goes on to scale `total` in place.
+        return total, tokens.int(), {"sums": torch.stack([total.detach().clone(), tokens])}
+
+    return output, reduce_loss
+
+
+def _over_replicas(sums: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """Sums over all replicas, known to every rank. Tensor-parallel peers hold the same sums: one of them counts."""
+    if groups.tensor_rank or not groups.last_stage:
+        sums = torch.zeros_like(sums)
+    where = device.device(groups.launch.local_rank)
+    sums = sums.to(where)
+    dist.all_reduce(sums)
+    return sums.cpu()

@@ -1,0 +1,52 @@
+"""One distribution, `megatron-seed`: four packages and one console command."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+DATA = [
+    "charset-normalizer",
+    "duckdb",
+    "pyarrow",
+    "pygit2",
+    "zstandard",
+]
+
+setup(
+    name="megatron-seed",
+    version="0.1.0",
+    description="Megatron-style training stack for the Seed-Coder recipe: raw code in, Hugging Face model out",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
+    package_data={"megatron_seed": ["recipes/*.yaml"]},
+    install_requires=[
+        "gigatoken>=0.10,<0.11",
+        "megatron-core>=0.16.1,<0.20",
+        "numpy>=1.26",
+        "protobuf",
+        "psutil",
+        "pydantic>=2.7",
+        "pyyaml",
+        "regex",
+        "rich",
+        "safetensors",
+        "sentencepiece>=0.2.1",
+        "tensorboard",
+        "tokenizers>=0.21",
+        "torch>=2.6",
+        "transformers>=5.0",
+        "typer",
+        "wandb",
+    ],
+    extras_require={
+        "data": DATA,
+        "gpu": ["transformer-engine[pytorch]>=2.9,<2.12"],
+        "ray": ["ray[default]>=2.9"],
+        "dev": [*DATA, "hypothesis", "import-linter", "pytest", "pytest-timeout", "ruff"],
+    },
+    entry_points={"console_scripts": ["megatron-seed = launch.cli:main"]},
+)
