@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)  # the machine's speed is not a property
+settings.load_profile("default")
 
 TINY_VOCABULARY = 120
 

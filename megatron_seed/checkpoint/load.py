@@ -37,9 +37,7 @@ def newest_good(run_dir: Path, groups: Groups) -> Path | None:
                 break
             logger.warning("checkpoint %s is damaged (%s); falling back to the one before", path.name, damage)
         if found and answer[0] is None:
-            answer[1] = (
-                f"{layout.checkpoints_dir(run_dir)}: no good checkpoint is left; move the run folder away to start anew"
-            )
+            answer[1] = f"{layout.checkpoints_dir(run_dir)}: no good checkpoint is left; to start anew, move it away"
     dist.broadcast_object_list(answer, src=0)
     if answer[1]:
         raise SeedError(answer[1])

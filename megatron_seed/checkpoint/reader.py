@@ -50,6 +50,7 @@ _ALLOWED = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
         ("torch.serialization", "_get_layout"),
         ("torch", "Size"),
+        ("pathlib", "PosixPath"),
     }
 )
 

@@ -50,7 +50,7 @@ def sharded_state(
 ) -> dict[str, Any]:
     """The nested state that megatron-core saves and loads; without an optimizer only the parameters."""
     parameters = {
-        _model_key(number, len(models)): model.sharded_state_dict(metadata=dict(_METADATA))
+        _model_key(number, len(models)): _unwrap(model).sharded_state_dict(metadata=dict(_METADATA))
         for number, model in enumerate(models)
     }
     state = dict(parameters)
@@ -64,9 +64,14 @@ def load_into(
 ) -> None:
     """Put a loaded state where it belongs."""
     for number, model in enumerate(models):
-        model.load_state_dict(state[_model_key(number, len(models))])
+        _unwrap(model).load_state_dict(state[_model_key(number, len(models))])
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])
+
+
+def _unwrap(model: Any) -> Any:
+    """Names in a checkpoint are the model's own, without the data-parallel wrapper's `module.`."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _model_key(number: int, chunks: int) -> str:

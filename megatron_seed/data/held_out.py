@@ -32,7 +32,7 @@ class HeldOut:
         windows = (len(build.tokens) - 1) // sequence_length
         if not windows:
             raise SeedError(
-                f"held-out source {source.name}: {len(build.tokens)} tokens do not fill one sequence of {sequence_length}"
+                f"held-out source {source.name}: {len(build.tokens)} tokens are less than one sequence"
             )
         manifest = read_manifest(build.prefix)
         density = manifest["size_bytes"] / manifest["tokens"] if manifest else None

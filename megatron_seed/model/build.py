@@ -27,7 +27,7 @@ class SeedModel(GPTModel):
         self.real_vocab_size = real_vocab_size
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross entropy in nats. labels: [batch, seq]; logits: [seq, batch, vocabulary of this rank]; gives [batch, seq]."""
+        """Cross entropy in nats, [batch, seq]. labels: [batch, seq]; logits: [seq, batch, this rank's vocabulary]."""
         loss = vocab_parallel_cross_entropy(logits, labels.t(), self.real_vocab_size)
         return loss.t()
 
@@ -46,16 +46,18 @@ def build_model(
     one they are left as they come, to be loaded.
     """
     core = transformer_config(config, layout, precision)
+    spec = spec or choose_spec()
     chunk = SeedModel(
         config=core,
-        transformer_layer_spec=layer_spec(spec or choose_spec(), core),
+        transformer_layer_spec=layer_spec(spec, core, config.rotary_base),
         vocab_size=config.padded_vocab_size,
         real_vocab_size=config.vocab_size,
         max_sequence_length=config.max_sequence_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=config.tied_embeddings,
-        position_embedding_type="rope",
+        # The sdpa spec's attention applies rotary positions itself.
+        position_embedding_type="rope" if spec == "te" else "none",
         rotary_base=config.rotary_base,
     )
     chunk = chunk.to(device.device(torch.cuda.current_device() if device.has_gpu() else 0))

@@ -24,14 +24,18 @@ def choose_spec() -> SpecName:
     return "te" if device.has_transformer_engine() else "sdpa"
 
 
-def layer_spec(name: SpecName, config: TransformerConfig) -> ModuleSpec | TransformerBlockSubmodules:
+def layer_spec(
+    name: SpecName, config: TransformerConfig, rotary_base: float
+) -> ModuleSpec | TransformerBlockSubmodules:
     """What GPTModel takes as `transformer_layer_spec`. Both save their parameters under the same names."""
     if name == "te":
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
+    layer.submodules.self_attention.submodules.core_attention = ModuleSpec(
+        module=SdpaCoreAttention, params={"rotary_base": rotary_base}
+    )
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
 
 

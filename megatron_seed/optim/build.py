@@ -16,7 +16,7 @@ from megatron_seed.optim import torch_adam
 
 
 def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> list[DistributedDataParallel]:
-    """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of the step."""
+    """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of a step."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True, use_distributed_optimizer=layout.distributed_optimizer

@@ -1,1 +1,1 @@
-"""The machine: devices, process groups, launchers. The only rooms that know torch.cuda, parallel_state or a launcher."""
+"""The machine: devices, process groups, launchers. No other room knows torch.cuda or a launcher's variables."""

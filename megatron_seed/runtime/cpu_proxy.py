@@ -87,7 +87,7 @@ class _Proxy(types.ModuleType):
 
 
 def install() -> bool:
-    """Make megatron-core run on the CPU in this process; does nothing where CUDA is there. True if the proxy is in place."""
+    """Make megatron-core run on the CPU in this process, unless CUDA is there. True if the proxy is in place."""
     if torch.cuda.is_available():
         return False
     if any(isinstance(finder, _ImportHook) for finder in sys.meta_path):

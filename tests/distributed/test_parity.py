@@ -1,4 +1,5 @@
-"""Every layout trains the same model: losses and final parameters equal one process's."""
+"""Every layout trains the same model: losses and final parameters equal one process's, and one process's equal
+those of transformers with torch's AdamW."""
 
 from __future__ import annotations
 
@@ -10,13 +11,28 @@ import torch
 
 from megatron_seed.checkpoint.layout import finished
 from megatron_seed.checkpoint.reader import CheckpointReader
+from megatron_seed.config.load import load_recipe
+from megatron_seed.data.loader import PhaseData
 from megatron_seed.train import metrics
 
 STEPS = 20
+LAYOUTS = {
+    "TP2": (2, {"tensor_parallel": 2}),
+    "PP2": (2, {"pipeline_parallel": 2}),
+    "TP2+SP": (2, {"tensor_parallel": 2, "sequence_parallel": True}),
+    "DP2+distributed optimizer": (2, {"distributed_optimizer": True}),
+    "TP2xPP2": (4, {"tensor_parallel": 2, "pipeline_parallel": 2}),
+}
 
 
 def losses(run_dir: Path) -> list[float]:
     return [row["loss"] for row in metrics.read(run_dir) if row["kind"] == "train"]
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Everything a checkpoint holds, parameters and optimizer state, whole."""
+    reader = CheckpointReader(checkpoint)
+    return {key: reader.read(key) for key in [*reader.tensors, *reader.optimizer_tensors]}
 
 
 def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -29,36 +45,77 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max((one[key] - other[key]).abs().max().item() for key in one)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders of the tests before, by name: runs are expensive."""
+    return {}
+
+
 @pytest.fixture
-def reference(tiny_recipe: Callable[..., Path], start: Callable) -> Path:
-    recipe = tiny_recipe("reference", layout={"distributed_optimizer": False})
-    start("-m", "megatron_seed.train", recipe)
-    return recipe.with_suffix("")
+def reference(trained: dict[str, Path], tiny_recipe: Callable[..., Path], start: Callable) -> Path:
+    if "reference" not in trained:
+        recipe = tiny_recipe("reference", layout={"distributed_optimizer": False})
+        start("-m", "megatron_seed.train", recipe)
+        trained["reference"] = recipe.with_suffix("")
+    return trained["reference"]
 
 
-LAYOUTS = {
-    "TP2": (2, {"tensor_parallel": 2}),
-    "PP2": (2, {"pipeline_parallel": 2}),
-    "TP2+SP": (2, {"tensor_parallel": 2, "sequence_parallel": True}),
-    "DP2+distributed optimizer": (2, {"distributed_optimizer": True}),
-    "TP2xPP2": (4, {"tensor_parallel": 2, "pipeline_parallel": 2}),
-}
-
-
-def test_layouts_agree_with_one_process(reference: Path, tiny_recipe: Callable[..., Path], start: Callable) -> None:
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_agrees_with_one_process(
+    name: str, reference: Path, tiny_recipe: Callable[..., Path], start: Callable
+) -> None:
     expected = losses(reference)
     assert len(expected) == STEPS
     assert expected[0] - expected[-1] >= 0.5
-    expected_parameters = parameters(finished(reference)[-1])
-    for number, (name, (processes, layout)) in enumerate(LAYOUTS.items()):
-        recipe = tiny_recipe(f"layout{number}", layout={"distributed_optimizer": False, **layout})
-        start("-m", "megatron_seed.train", recipe, processes=processes)
-        run_dir = recipe.with_suffix("")
-        assert losses(run_dir) == pytest.approx(expected, abs=1e-5), name
-        assert largest_difference(parameters(finished(run_dir)[-1]), expected_parameters) < 1e-4, name
+    processes, layout = LAYOUTS[name]
+    recipe = tiny_recipe("layout", layout={"distributed_optimizer": False, **layout})
+    start("-m", "megatron_seed.train", recipe, processes=processes)
+    run_dir = recipe.with_suffix("")
+    assert losses(run_dir) == pytest.approx(expected, abs=1e-5)
+    assert largest_difference(parameters(finished(run_dir)[-1]), parameters(finished(reference)[-1])) < 1e-4
 
 
 def test_a_missing_all_reduce_is_noticed(reference: Path, tiny_recipe: Callable[..., Path], start: Callable) -> None:
     recipe = tiny_recipe("broken", layout={"tensor_parallel": 2})
     start(Path(__file__).parent / "without_one_all_reduce.py", recipe, processes=2)
     assert losses(recipe.with_suffix("")) != pytest.approx(losses(reference), abs=1e-3)
+
+
+def test_one_process_agrees_with_transformers(
+    reference: Path, tiny_recipe: Callable[..., Path], start: Callable, tmp_path: Path
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    from megatron_seed.hf.export import export_hf
+
+    # A rate of zero for one step leaves the initial parameters in its checkpoint.
+    unmoved = tiny_recipe("unmoved", checkpoint={"every_steps": 1})
+    start("-m", "megatron_seed.train", unmoved, "phases.0.learning_rate=1e-30", "phases.0.tokens=256")
+    export_hf(finished(unmoved.with_suffix(""))[0], tmp_path / "hf")
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).train()
+
+    recipe = load_recipe(reference / "config.yaml")
+    data = PhaseData.open(recipe.phases[0], recipe.seed, recipe.model.vocab_size, {})
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    norms = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}],
+        lr=3e-3,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
+    theirs = []
+    for step in range(STEPS):
+        batches = list(data.micro_batches(step, 0, 1))
+        tokens, labels = (torch.cat([batch[key] for batch in batches]) for key in ("tokens", "labels"))
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        theirs.append(loss.item())
+    assert losses(reference) == pytest.approx(theirs, abs=1e-5)
+
+    export_hf(finished(reference)[-1], tmp_path / "final")
+    final = LlamaForCausalLM.from_pretrained(tmp_path / "final", dtype=torch.float32).state_dict()
+    assert largest_difference(final, model.state_dict()) < 1e-4
