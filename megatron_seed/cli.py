@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from megatron_seed.errors import SeedError
+from megatron_seed.runtime.noise import quieten_libraries
 
 app = typer.Typer(no_args_is_help=True)
 hf_app = typer.Typer(no_args_is_help=True, help="Convert to and from Hugging Face format.")
@@ -47,7 +56,8 @@ def export_(
     from megatron_seed.checkpoint.layout import resolve
     from megatron_seed.hf.export import export_hf
 
-    export_hf(resolve(checkpoint), out, dtype=dtype, force=force)
+    with _bars() as bars:
+        export_hf(resolve(checkpoint), out, dtype=dtype, force=force, progress=bars)
     typer.echo(f"wrote {out}")
 
 
@@ -64,9 +74,55 @@ def import_(
 
 
 @hf_app.command("verify")
-def verify(checkpoint: Checkpoint, hf: Annotated[Path, typer.Argument(help="Hugging Face model folder.")]) -> None:
+def verify(
+    checkpoint: Checkpoint,
+    hf: Annotated[Path, typer.Argument(help="Hugging Face model folder.")],
+    out: Annotated[Path | None, typer.Option(help="Write what was compared as JSON.")] = None,
+) -> None:
     """Prove that a Hugging Face model equals a checkpoint: tensors bit for bit, logits, greedy tokens."""
     from megatron_seed.checkpoint.layout import resolve
+    from megatron_seed.checkpoint.manifest import write_text
     from megatron_seed.hf.verify import verify_hf
 
-    typer.echo(verify_hf(resolve(checkpoint), hf))
+    quieten_libraries()
+    with _bars() as bars:
+        report = verify_hf(resolve(checkpoint), hf, progress=bars)
+    if not report.ok:
+        raise SeedError(f"{hf} is not {checkpoint}: {'; '.join(report.problems)}")
+    if out:
+        write_text(out, json.dumps(asdict(report), indent=1))
+    typer.echo(f"{report.tensors} tensors are equal bit for bit (as {report.dtype})")
+    for kind, difference in report.logit_difference.items():
+        typer.echo(f"logits of the {kind} prompt differ by {difference:.1e} of the largest")
+    typer.echo(f"{report.greedy_tokens} greedy tokens are the same")
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Annotated[list[str], typer.Argument(help="Text to continue; several are done as one batch.")],
+    suffix: Annotated[str | None, typer.Option(help="Fill in between the prompt and this.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Continue prompts, or fill gaps, with a checkpoint of any layout."""
+    from megatron_seed.checkpoint.layout import resolve
+    from megatron_seed.generate import Generator
+
+    quieten_libraries()
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    with Generator.load(resolve(checkpoint)) as generator:
+        if suffix is None:
+            completions = generator.generate(prompt, **options)
+        else:
+            completions = generator.infill([(text, suffix) for text in prompt], **options)
+    for completion in completions:
+        typer.echo(completion.text)
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        yield bars

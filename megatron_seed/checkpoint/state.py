@@ -11,6 +11,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import BaseModel, ConfigDict
 
+from megatron_seed.data.cursor import Cursor
 from megatron_seed.errors import SeedError
 
 # Optimizer state in the parameters' own shapes, so that any layout can load it.
@@ -33,8 +34,8 @@ class Progress(BaseModel):
     """Phase that the next step belongs to, or the last one."""
     phase_step: int = 0
     """Steps of that phase done."""
-    cursors: dict[str, int] = {}
-    """Tokens that each source had given when the phase began."""
+    cursors: dict[str, Cursor] = {}
+    """Where the phase found each source."""
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -117,6 +117,8 @@ class PhaseConfig(Section):
     """Sequences per optimizer step."""
     micro_batch_size: Positive = 1
     """Sequences per forward pass and data-parallel rank."""
+    shuffle_block: Positive = 1024
+    """Sequences of a source that are shuffled together, so that neighbours in a long document do not share a batch."""
     fim: Fraction | None = None
     """Fill-in-the-middle rate that the builds must have; None accepts any."""
 

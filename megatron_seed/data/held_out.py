@@ -31,9 +31,7 @@ class HeldOut:
         (build,) = open_builds(source, vocab_size)[:1]
         windows = (len(build.tokens) - 1) // sequence_length
         if not windows:
-            raise SeedError(
-                f"held-out source {source.name}: {len(build.tokens)} tokens are less than one sequence"
-            )
+            raise SeedError(f"held-out source {source.name}: {len(build.tokens)} tokens are less than one sequence")
         manifest = read_manifest(build.prefix)
         density = manifest["size_bytes"] / manifest["tokens"] if manifest else None
         return cls(source.name, build, density, sequence_length, min(windows, max_sequences))

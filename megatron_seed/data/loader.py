@@ -10,6 +10,7 @@ import torch
 
 from megatron_seed.config.schema import PhaseConfig, SourceConfig
 from megatron_seed.data.blend import Blend
+from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens, read_manifest
 from megatron_seed.data.stream import TokenStream
 from megatron_seed.errors import SeedError
@@ -25,11 +26,11 @@ class PhaseData:
     phase: PhaseConfig
     streams: tuple[TokenStream, ...]
     blend: Blend
-    cursors: Mapping[str, int]
-    """Tokens that each source had given before the phase began."""
+    cursors: Mapping[str, Cursor]
+    """Where the phase found each source."""
 
     @classmethod
-    def open(cls, phase: PhaseConfig, seed: int, vocab_size: int, cursors: Mapping[str, int]) -> PhaseData:
+    def open(cls, phase: PhaseConfig, seed: int, vocab_size: int, cursors: Mapping[str, Cursor]) -> PhaseData:
         """Open every build of the phase; raises SeedError for one that is damaged or does not fit, by name."""
         streams = tuple(
             TokenStream(source.name, open_builds(source, vocab_size, fim=phase.fim), seed) for source in phase.blend
@@ -37,16 +38,21 @@ class PhaseData:
         return cls(phase, streams, Blend([source.weight for source in phase.blend]), dict(cursors))
 
     def sample(self, index: int) -> np.ndarray:
-        """[sequence_length + 1] tokens; the last one is only a label and begins the source's next sample."""
+        """[sequence_length + 1] tokens; the last one is only a label."""
         chosen, before = self.blend.source(index)
-        stream, length = self.streams[chosen], self.phase.sequence_length
-        return stream.read(self.cursors.get(stream.name, 0) + before * length, length + 1)
+        stream = self.streams[chosen]
+        parts = [stream.read(start, stop - start) for start, stop in self._windows(stream).ranges(before)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def cursors_after(self, samples: int) -> dict[str, int]:
-        """Tokens that each source has given, all told, once `samples` of the phase are consumed."""
-        given = self.blend.counts(samples) * self.phase.sequence_length
-        own = {s.name: self.cursors.get(s.name, 0) + int(n) for s, n in zip(self.streams, given, strict=True)}
+    def cursors_after(self, samples: int) -> dict[str, Cursor]:
+        """Where each source stands once `samples` of the phase are consumed."""
+        given = self.blend.counts(samples).tolist()
+        own = {s.name: self._windows(s).after(count) for s, count in zip(self.streams, given, strict=True)}
         return {**self.cursors, **own}
+
+    def _windows(self, stream: TokenStream) -> Windows:
+        cursor = self.cursors.get(stream.name, Cursor())
+        return Windows(cursor, self.phase.sequence_length, self.phase.shuffle_block, f"{stream.seed}:{stream.name}")
 
     def micro_batches(self, step: int, data_rank: int, data_size: int) -> Iterator[Batch]:
         """This rank's micro-batches of a step of the phase. All ranks together read global_batch_size samples."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.data.keyed import keyed_permutation
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,3 @@ class _Epoch:
             missing -= len(part)
             place += 1
         return np.concatenate(parts)
-
-
-def keyed_permutation(size: int, key: str) -> np.ndarray:
-    """A permutation of range(size), [size] int64, that depends on the key alone and on no library's generator."""
-    start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-    return np.argsort(_splitmix64(np.arange(size, dtype=np.uint64) + np.uint64(start)), kind="stable")
-
-
-def _splitmix64(values: np.ndarray) -> np.ndarray:
-    """Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014: a bijection on 64 bits."""
-    values = values * np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -16,6 +16,11 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def count() -> int:
+    """GPUs of this machine."""
+    return torch.cuda.device_count()
+
+
 def has_transformer_engine() -> bool:
     """TransformerEngine can be used: it is installed and there is a GPU."""
     return has_gpu() and importlib.util.find_spec("transformer_engine") is not None

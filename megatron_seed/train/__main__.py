@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 from megatron_seed.config.load import load_recipe
 from megatron_seed.errors import SeedError
 from megatron_seed.runtime.groups import read_launch
+from megatron_seed.runtime.noise import quieten_libraries
 
 USAGE = "usage: python -m megatron_seed.train RECIPE [key=value ...]"
 
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     launch = read_launch()
     logging.basicConfig(level=logging.INFO if launch.rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
-    _quieten_libraries()
+    quieten_libraries()
     try:
         from megatron_seed.train.run import train
 
@@ -31,15 +30,6 @@ def main(arguments: Sequence[str]) -> int:
             print(f"megatron-seed: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _quieten_libraries() -> None:
-    """Missing optional packages and deprecations inside megatron-core and torch are not the user's business."""
-    for name in ("megatron.core", "torch.distributed", "wandb"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for module in (r"megatron\.core", r"torch\.distributed"):
-        warnings.filterwarnings("ignore", module=module)
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the helper processes of a save
 
 
 # Saving starts a helper process that imports this module again.

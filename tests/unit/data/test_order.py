@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from megatron_seed.config.schema import PhaseConfig
 from megatron_seed.data.blend import Blend
+from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.data.keyed import keyed_permutation
 from megatron_seed.data.loader import PhaseData
-from megatron_seed.data.stream import TokenStream, keyed_permutation
+from megatron_seed.data.stream import TokenStream
 
 
 def in_memory(lengths: list[int], start: int = 0) -> IndexedTokens:
@@ -80,12 +82,13 @@ def phase(**changes: object) -> PhaseConfig:
         "blend": [{"name": "a", "builds": "x", "weight": 2}, {"name": "b", "builds": "y", "weight": 1}],
         "sequence_length": 8,
         "global_batch_size": 8,
+        "shuffle_block": 4,
         **changes,
     }
     return PhaseConfig.model_validate(values)
 
 
-def data(cursors: dict[str, int] | None = None, **changes: object) -> PhaseData:
+def data(cursors: dict[str, Cursor] | None = None, **changes: object) -> PhaseData:
     config = phase(**changes)
     streams = (TokenStream("a", [in_memory([7] * 40)], 1), TokenStream("b", [in_memory([5] * 30, 10_000)], 1))
     return PhaseData(config, streams, Blend([source.weight for source in config.blend]), cursors or {})
@@ -110,16 +113,42 @@ def test_a_larger_budget_keeps_the_order_of_what_was_planned() -> None:
     assert all(np.array_equal(short.sample(index), long.sample(index)) for index in range(64))
 
 
+@given(
+    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    block=st.integers(1, 6),
+)
+def test_phases_give_every_token_once_whatever_their_lengths(lengths: list[int], counts: list[int], block: int) -> None:
+    cursor, given_tokens = Cursor(), []
+    for length, count in zip(lengths, counts, strict=False):
+        windows = Windows(cursor, length, block, "key")
+        for sample in range(count):
+            places = [place for start, stop in windows.ranges(sample) for place in range(start, stop)]
+            assert len(places) == length + 1
+            given_tokens += places[:-1]
+            partial = windows.after(sample + 1)
+            assert partial.given == len(given_tokens)
+        cursor = windows.after(count)
+    left = {place for start, stop in cursor.leftovers for place in range(start, stop)}
+    assert len(given_tokens) == len(set(given_tokens))
+    assert set(given_tokens) | left == set(range(cursor.frontier)) and not left & set(given_tokens)
+
+
+def test_neighbouring_windows_are_spread_over_a_block() -> None:
+    windows = Windows(Cursor(), 8, 1024, "key")
+    starts = np.array([windows.ranges(sample)[0][0] for sample in range(1024)])
+    assert sorted(starts) == list(range(0, 8 * 1024, 8))
+    assert (np.abs(np.diff(starts)) == 8).sum() < 20
+
+
 def test_cursors_go_on_where_the_sources_stopped() -> None:
     first = data()
     cursors = first.cursors_after(20)
-    assert sum(cursors.values()) == 20 * 8
-    assert abs(cursors["a"] - 20 * 8 * 2 / 3) < 8
-    # The next phase, whatever its mixture, begins with the very next token of each source.
+    assert sum(cursor.given for cursor in cursors.values()) == 20 * 8
+    assert abs(cursors["a"].given - 20 * 8 * 2 / 3) < 8
+    seen = {tuple(first.sample(index)[:-1]) for index in range(20)}
     second = data(cursors, blend=[{"name": "a", "builds": "x"}, {"name": "b", "builds": "y", "weight": 9}])
-    for name, stream in zip("ab", second.streams, strict=True):
-        index = next(n for n in range(20) if second.streams[second.blend.source(n)[0]].name == name)
-        assert second.sample(index)[0] == stream.read(cursors[name], 1)[0]
+    assert not seen & {tuple(second.sample(index)[:-1]) for index in range(20)}
 
 
 def test_labels_are_the_next_tokens() -> None:

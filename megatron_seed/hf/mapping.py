@@ -1,0 +1,145 @@
+"""Which checkpoint tensor becomes which Hugging Face tensors: one row for each kind of parameter.
+
+A row holds for every layer at once: in the checkpoint the kind is one tensor with a layer axis in front, on the Hugging
+Face side `{layer}` stands in the name. Adding an architecture means adding rows (and transforms, if it packs
+parameters in a new way).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from megatron_seed.config.schema import ModelConfig
+
+Shape = tuple[int, ...]
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How one checkpoint tensor splits into Hugging Face tensors, and its exact inverse. Both are pure."""
+
+    split: Callable[[torch.Tensor, ModelConfig], Tensors]
+    join: Callable[[Sequence[torch.Tensor], ModelConfig], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of parameter."""
+
+    megatron: str
+    hf: tuple[str, ...]
+    dims: tuple[str, ...]
+    """Names of the dimensions in the checkpoint, without the layer axis; sizes from `dimensions`."""
+    transform: Transform
+
+    @property
+    def per_layer(self) -> bool:
+        return "{layer}" in self.hf[0]
+
+    def shape(self, config: ModelConfig) -> Shape:
+        """In the checkpoint, without the layer axis and without padded vocabulary rows."""
+        sizes = dimensions(config)
+        return tuple(sizes[name] for name in self.dims)
+
+    def hf_names(self, layer: int | None) -> tuple[str, ...]:
+        return tuple(name.format(layer=layer) for name in self.hf)
+
+    def hf_shapes(self, config: ModelConfig) -> tuple[Shape, ...]:
+        parts = self.transform.split(torch.empty(self.shape(config), device="meta"), config)
+        return tuple(tuple(part.shape) for part in parts)
+
+
+def dimensions(config: ModelConfig) -> dict[str, int]:
+    """Sizes of the named dimensions."""
+    return {
+        "vocab": config.vocab_size,
+        "hidden": config.hidden_size,
+        "qkv": (config.num_attention_heads + 2 * config.num_query_groups) * config.head_dim,
+        "attention": config.num_attention_heads * config.head_dim,
+        "gate_up": 2 * config.ffn_hidden_size,
+        "ffn": config.ffn_hidden_size,
+    }
+
+
+def _split_qkv(qkv: torch.Tensor, config: ModelConfig) -> Tensors:
+    """[(heads + 2 groups) x head_dim, ...], per group its queries, its key, its value, to query, key, value."""
+    groups, rest = config.num_query_groups, qkv.shape[1:]
+    heads_per_group = config.num_attention_heads // groups
+    grouped = qkv.reshape(groups, heads_per_group + 2, config.head_dim, *rest)
+    query, key, value = grouped.split([heads_per_group, 1, 1], dim=1)
+    return tuple(part.reshape(-1, *rest) for part in (query, key, value))
+
+
+def _join_qkv(parts: Sequence[torch.Tensor], config: ModelConfig) -> torch.Tensor:
+    rest = parts[0].shape[1:]
+    grouped = [part.reshape(config.num_query_groups, -1, config.head_dim, *rest) for part in parts]
+    return torch.cat(grouped, dim=1).reshape(-1, *rest)
+
+
+IDENTITY = Transform(split=lambda tensor, config: (tensor,), join=lambda parts, config: parts[0])
+GATE_UP = Transform(split=lambda tensor, config: tensor.chunk(2), join=lambda parts, config: torch.cat(tuple(parts)))
+QKV = Transform(split=_split_qkv, join=_join_qkv)
+
+_LAYER = "decoder.layers."
+_HF_LAYER = "model.layers.{layer}."
+
+EMBEDDING = Row("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), ("vocab", "hidden"), IDENTITY)
+FINAL_NORM = Row("decoder.final_layernorm.weight", ("model.norm.weight",), ("hidden",), IDENTITY)
+HEAD = Row("output_layer.weight", ("lm_head.weight",), ("vocab", "hidden"), IDENTITY)
+
+LLAMA_LAYER = (
+    Row(
+        _LAYER + "self_attention.linear_qkv.layer_norm_weight",
+        (_HF_LAYER + "input_layernorm.weight",),
+        ("hidden",),
+        IDENTITY,
+    ),
+    Row(
+        _LAYER + "self_attention.linear_qkv.weight",
+        tuple(f"{_HF_LAYER}self_attn.{part}_proj.weight" for part in ("q", "k", "v")),
+        ("qkv", "hidden"),
+        QKV,
+    ),
+    Row(
+        _LAYER + "self_attention.linear_proj.weight",
+        (_HF_LAYER + "self_attn.o_proj.weight",),
+        ("hidden", "attention"),
+        IDENTITY,
+    ),
+    Row(
+        _LAYER + "mlp.linear_fc1.layer_norm_weight",
+        (_HF_LAYER + "post_attention_layernorm.weight",),
+        ("hidden",),
+        IDENTITY,
+    ),
+    Row(
+        _LAYER + "mlp.linear_fc1.weight",
+        tuple(f"{_HF_LAYER}mlp.{part}_proj.weight" for part in ("gate", "up")),
+        ("gate_up", "hidden"),
+        GATE_UP,
+    ),
+    Row(
+        _LAYER + "mlp.linear_fc2.weight",
+        (_HF_LAYER + "mlp.down_proj.weight",),
+        ("hidden", "ffn"),
+        IDENTITY,
+    ),
+)
+
+
+def rows_of(layer_rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:
+    """All rows of a model: the head has one unless it is tied to the embedding."""
+    return (EMBEDDING, *layer_rows, FINAL_NORM, *(() if config.tied_embeddings else (HEAD,)))
+
+
+def places(rows: Sequence[Row], config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
+    """Every (row, layer) of a model in the order a Hugging Face model lists them; layer None outside of the layers."""
+    for per_layer, group in itertools.groupby(rows, key=lambda row: row.per_layer):
+        members = tuple(group)
+        for layer in range(config.num_layers) if per_layer else (None,):
+            yield from ((row, layer) for row in members)

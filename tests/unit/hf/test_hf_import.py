@@ -1,0 +1,171 @@
+"""Hugging Face directories become checkpoints that megatron-core loads; what is not a Llama of ours is refused."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from megatron_seed.checkpoint import manifest
+from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
+from megatron_seed.config.schema import LayoutConfig
+from megatron_seed.errors import SeedError
+from megatron_seed.hf.export import export_hf
+from megatron_seed.hf.import_ import import_hf
+from megatron_seed.runtime.groups import Groups, process_groups
+
+
+@pytest.fixture
+def hf(llama: Callable[..., LlamaForCausalLM], tmp_path: Path) -> Path:
+    llama().save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.fixture(scope="module")
+def groups() -> Iterator[Groups]:
+    with process_groups(LayoutConfig(), seed=0) as groups:
+        yield groups
+
+
+def edit_config(hf: Path, **changes: object) -> None:
+    path = hf / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def edit_tensors(hf: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(hf / "model.safetensors")
+    change(tensors)
+    save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}])
+def test_megatron_core_loads_it_and_computes_the_same(
+    llama: Callable[..., LlamaForCausalLM], tmp_path: Path, groups: Groups, changes: dict
+) -> None:
+    from megatron_seed.checkpoint.load import load_checkpoint
+    from megatron_seed.model.build import build_model
+
+    theirs = llama(**changes)
+    theirs.save_pretrained(tmp_path / "hf", max_shard_size=50_000)
+    report = import_hf(tmp_path / "hf", tmp_path / "checkpoint")
+    ours = build_model(report.model, LayoutConfig(), "fp32", seed=5)
+    load_checkpoint(tmp_path / "checkpoint", ours)
+    ids = torch.randint(0, report.model.vocab_size, (2, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        logits = ours[0](ids, torch.arange(40).expand_as(ids), None, runtime_gather_output=True)
+        expected = theirs(ids).logits
+    assert logits.shape[-1] == 512
+    torch.testing.assert_close(logits[..., : report.model.vocab_size], expected, rtol=0, atol=1e-4)
+    assert not logits[..., report.model.vocab_size :].any(), "padded rows are zeros"
+
+
+def test_a_checkpoint_of_megatron_core_exports_to_what_it_computes(tmp_path: Path, groups: Groups, tiny_config) -> None:
+    from megatron.core import dist_checkpointing
+
+    from megatron_seed.checkpoint.state import sharded_state
+    from megatron_seed.config.load import dump_recipe
+    from megatron_seed.model.build import build_model
+
+    config = tiny_config.model_copy(update={"init_std": 0.1})
+    model = build_model(config, LayoutConfig(), "fp32", seed=5)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    dist_checkpointing.save(sharded_state(model, None), str(checkpoint))
+    (checkpoint / "model.yaml").write_text(dump_recipe(config))
+    export_hf(checkpoint, tmp_path / "hf")
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids = torch.randint(0, config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        logits = model[0](ids, torch.arange(40).expand_as(ids), None)[..., : config.vocab_size]
+        torch.testing.assert_close(logits, theirs(ids).logits, rtol=0, atol=1e-4)
+
+
+def test_the_checkpoint_is_whole(hf: Path, tmp_path: Path) -> None:
+    edit_config(hf, eos_token_id=[2, 5])
+    report = import_hf(hf, tmp_path / "out", dtype="bf16")
+    assert read_model_config(tmp_path / "out") == report.model
+    assert {info.dtype for info in CheckpointReader(tmp_path / "out").tensors.values()} == {torch.bfloat16}
+    assert manifest.find_damage(tmp_path / "out") is None
+    export_hf(tmp_path / "out", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["eos_token_id"] == [2, 5]
+    import_hf(hf, tmp_path / "out")  # an earlier import is replaced
+    (tmp_path / "out" / "state.json").unlink()
+    with pytest.raises(SeedError, match="exists and was not written by this command"):
+        import_hf(hf, tmp_path / "out")
+
+
+def test_pickles_are_refused(hf: Path, tmp_path: Path) -> None:
+    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
+    with pytest.raises(SeedError, match=r"weights are pickles \(pytorch_model\.bin\)"):
+        import_hf(hf, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not supported; supported: Llama"),
+        ({"architectures": None}, "architecture none is not supported"),
+        ({"num_hidden_layers": None}, "num_hidden_layers missing"),
+        ({"attention_bias": True}, "not supported: attention_bias"),
+        ({"hidden_act": "gelu"}, "not supported: hidden_act gelu"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_type linear"),
+        ({"quantization_config": {"bits": 4}}, "quantized weights"),
+        ({"num_key_value_heads": 3}, "4 is not a multiple of"),
+        ({"hidden_size": 50}, "hidden size"),
+        ({"num_hidden_layers": 2}, r"layers\.2\..* is not part of this architecture; .* and 4 more"),
+        ({"num_hidden_layers": 4}, r"layers\.3\.input_layernorm\.weight is missing"),
+        ({"vocab_size": 401}, r"embed_tokens\.weight is \[400, 48\], not \[401, 48\]"),
+        ({"tie_word_embeddings": True}, r"lm_head\.weight differs from the embedding"),
+    ],
+)
+def test_configs_that_are_not_ours_are_refused(hf: Path, tmp_path: Path, changes: dict, words: str) -> None:
+    edit_config(hf, **changes)
+    with pytest.raises(SeedError, match=words):
+        import_hf(hf, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensors_that_do_not_belong_are_refused(hf: Path, tmp_path: Path) -> None:
+    edit_tensors(hf, lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"))
+    with pytest.raises(SeedError, match=r"layers\.1\.self_attn\.k_proj\.weight is missing"):
+        import_hf(hf, tmp_path / "out")
+    edit_tensors(hf, lambda tensors: tensors.update({"model.layers.1.self_attn.k_proj.weight": torch.ones(32, 47)}))
+    with pytest.raises(SeedError, match=r"k_proj\.weight is \[32, 47\], not \[32, 48\]"):
+        import_hf(hf, tmp_path / "out")
+
+
+def test_tensors_that_say_nothing_are_reported(hf: Path, tmp_path: Path, llama: Callable) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_tensors(hf, lambda tensors: tensors.update({name: torch.ones(8)}))
+    assert import_hf(hf, tmp_path / "out").ignored == (name,)
+    tied = llama(tie_word_embeddings=True)
+    tied.save_pretrained(tmp_path / "tied")
+    embedding = tied.get_input_embeddings().weight.detach().clone()
+    edit_tensors(tmp_path / "tied", lambda tensors: tensors.update({"lm_head.weight": embedding}))
+    assert import_hf(tmp_path / "tied", tmp_path / "tied-out").ignored == ("lm_head.weight",)
+
+
+def test_mixed_dtypes_need_a_choice(hf: Path, tmp_path: Path) -> None:
+    edit_tensors(hf, lambda tensors: tensors.update({"model.norm.weight": torch.ones(48, dtype=torch.bfloat16)}))
+    with pytest.raises(SeedError, match=r"torch\.bfloat16, torch\.float32: name the dtype"):
+        import_hf(hf, tmp_path / "out")
+    assert import_hf(hf, tmp_path / "out", dtype="fp32").dtype == "float32"
+
+
+def test_damaged_files_are_named(hf: Path, tmp_path: Path) -> None:
+    data = (hf / "model.safetensors").read_bytes()
+    (hf / "model.safetensors").write_bytes(data[:1000])
+    with pytest.raises(SeedError, match=r"model\.safetensors: cannot read it"):
+        import_hf(hf, tmp_path / "out")
+    (hf / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "../model.safetensors"}}')
+    with pytest.raises(SeedError, match="names files outside"):
+        import_hf(hf, tmp_path / "out")
+    (hf / "config.json").write_text("{")
+    with pytest.raises(SeedError, match=r"config\.json: not JSON"):
+        import_hf(hf, tmp_path / "out")
+    with pytest.raises(SeedError, match="not a Hugging Face model directory"):
+        import_hf(tmp_path / "nowhere", tmp_path / "out")

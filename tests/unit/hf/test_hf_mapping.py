@@ -1,0 +1,71 @@
+"""The rows cover transformers' Llama exactly, and packing is undone exactly."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from megatron_seed.config.schema import ModelConfig
+from megatron_seed.hf.architectures import LLAMA, to_model_config
+from megatron_seed.hf.mapping import GATE_UP, QKV
+from megatron_seed.hf.slices import hf_shapes
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    groups = draw(st.integers(1, 4))
+    return ModelConfig(
+        num_layers=1,
+        hidden_size=draw(st.integers(1, 6)),
+        ffn_hidden_size=draw(st.integers(1, 9)),
+        num_attention_heads=groups * draw(st.integers(1, 4)),
+        num_query_groups=groups,
+        head_dim=draw(st.integers(1, 4)) * 2,
+        vocab_size=8,
+    )
+
+
+@given(configs(), st.booleans())
+def test_qkv_splits_and_joins_exactly(config: ModelConfig, bias: bool) -> None:
+    rest = () if bias else (config.hidden_size,)
+    rows = (config.num_attention_heads + 2 * config.num_query_groups) * config.head_dim
+    packed = torch.randn(rows, *rest)
+    query, key, value = QKV.split(packed, config)
+    assert query.shape == (config.num_attention_heads * config.head_dim, *rest)
+    assert key.shape == value.shape == (config.num_query_groups * config.head_dim, *rest)
+    assert torch.equal(QKV.join((query, key, value), config), packed)
+
+
+@given(configs())
+def test_qkv_lies_group_by_group(config: ModelConfig) -> None:
+    """Each group's query heads, then its key head, then its value head."""
+    size = config.head_dim
+    heads = iter(torch.randn(config.num_attention_heads + 2 * config.num_query_groups, size, 3))
+    query, key, value, packed = [], [], [], []
+    for _ in range(config.num_query_groups):
+        mine = [next(heads) for _ in range(config.num_attention_heads // config.num_query_groups)]
+        key.append(next(heads))
+        value.append(next(heads))
+        query += mine
+        packed += [*mine, key[-1], value[-1]]
+    split = QKV.split(torch.cat(packed), config)
+    assert [part.tolist() for part in split] == [torch.cat(part).tolist() for part in (query, key, value)]
+
+
+@given(configs())
+def test_gate_comes_before_up(config: ModelConfig) -> None:
+    gate, up = torch.randn(2, config.ffn_hidden_size, config.hidden_size)
+    packed = GATE_UP.join((gate, up), config)
+    assert torch.equal(packed, torch.cat([gate, up]))
+    assert all(torch.equal(a, b) for a, b in zip(GATE_UP.split(packed, config), (gate, up), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}, {"head_dim": 8}])
+def test_rows_cover_every_parameter_of_llama(llama: Callable[..., LlamaForCausalLM], changes: dict) -> None:
+    model = llama(**changes)
+    config = to_model_config(model.config, vocab_multiple=128)
+    theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert hf_shapes(LLAMA.rows(config), config) == theirs
