@@ -1,0 +1,58 @@
+"""Annotations: one small parquet per documents shard and annotator, same rows in the same order, never any text.
+
+The manifest of an annotation shard says which documents shard it is of (`documents_sha256`) and, for an annotator that
+looks at the whole corpus, which corpus (`corpus_fingerprint`); so what is out of date can be told.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.documents import list_shards
+from data_prep.errors import DataError
+from data_prep.shards import finished_manifest, remove_shard
+
+
+def annotation_directory(corpus: Path, name: str) -> Path:
+    return corpus / "annotations" / name
+
+
+def annotation_names(corpus: Path) -> list[str]:
+    """The annotators that have written something into this corpus."""
+    return sorted(path.name for path in (corpus / "annotations").glob("*") if path.is_dir())
+
+
+def write_table(stream: BinaryIO, table: pa.Table, counters: dict[str, Any]) -> dict[str, Any]:
+    """Shard function: a table as parquet, with what is known about it."""
+    pq.write_table(table, stream, compression="zstd")
+    return {"rows": table.num_rows, **counters}
+
+
+def remove_orphans(directory: Path, shards: Iterable[Path]) -> None:
+    """Removes the shards of documents that are no longer in the corpus."""
+    names = {shard.name for shard in shards}
+    for path in directory.glob("*.parquet"):
+        if path.name not in names:
+            remove_shard(path)
+
+
+def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list[tuple[Path, dict[str, Any]]]:
+    """An annotation's shards, in the order of the documents shards, with their manifests.
+
+    Raises `DataError` where it lacks a shard or is of other documents.
+    """
+    found = []
+    for shard in list_shards(corpus):
+        path = annotation_directory(corpus, name) / shard.name
+        manifest = finished_manifest(path)
+        if manifest is None:
+            raise DataError(f"annotation {name} lacks {shard.name}; run the step that makes it again")
+        of_documents = manifest.get("documents_sha256") == finished_manifest(shard)["sha256"]
+        of_corpus = manifest.get("corpus_fingerprint", corpus_fingerprint) == corpus_fingerprint
+        if not (of_documents and of_corpus):
+            raise DataError(f"annotation {name} is older than the documents; run the step that makes it again")
+        found.append((path, manifest))
+    return found

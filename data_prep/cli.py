@@ -1,0 +1,160 @@
+"""`megatron-seed data`: the steps from raw code to token files, one command each."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from data_prep.errors import DataError
+
+app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
+
+Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
+Workers = Annotated[int, typer.Option(min=1, help="Processes (import, build) or threads (dedup, select).")]
+Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _pair(entry: str, option: str) -> tuple[str, str]:
+    key, equals, value = entry.partition("=")
+    if not (key and equals and value):
+        raise DataError(f"{option} {entry!r}: KEY=VALUE is expected")
+    return key, value
+
+
+@app.command("import")
+def import_(
+    corpus: Corpus,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Folders, Git repositories or tables; NAME=PATH names one.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="auto, folders, folder, git, jsonl or parquet.")] = "auto",
+    max_file_bytes: Annotated[int, typer.Option(min=1, help="Longer files are dropped.")] = 1 << 20,
+    max_total_bytes: Annotated[int | None, typer.Option(min=1, help="Take at most this much.")] = None,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Text per documents shard.")] = 64 << 20,
+    remove: Annotated[list[str] | None, typer.Option(help="Take this source out of the corpus.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Bring a corpus up to date with its sources."""
+    from data_prep.importing import ImportLimits, SourceSpec, import_documents
+    from data_prep.sources.plan import default_name
+
+    specs = []
+    for source in sources or []:
+        name, equals, path = source.partition("=")
+        specs.append(SourceSpec(kind, path, name) if equals else SourceSpec(kind, source, default_name(source)))
+    limits = ImportLimits(max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, shard_bytes=shard_bytes)
+    with _progress() as progress:
+        report = import_documents(specs, corpus, limits, workers, progress, remove=remove or ())
+    typer.echo(
+        f"{corpus}: {report.documents:,} documents, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
+        f"({report.units_made} of {report.units} parts imported now)"
+    )
+    for reason, drop in sorted(report.drops.items()):
+        typer.echo(f"  dropped {drop['count']:,} ({reason}), such as {drop['examples'][0]}")
+
+
+@app.command()
+def dedup(
+    corpus: Corpus,
+    workers: Workers = 2,
+    memory_limit: Annotated[str, typer.Option(help="Of DuckDB.")] = "1GB",
+) -> None:
+    """Find exact duplicates of files and of repositories."""
+    from data_prep.dedup.exact import annotate_exact
+
+    with _progress() as progress:
+        found = annotate_exact(corpus, workers, progress, memory_limit)
+    typer.echo(
+        f"{corpus}: {found['duplicates']:,} of {found['documents']:,} documents are exact duplicates "
+        f"({found['duplicate_bytes'] / 1e6:,.2f} MB)"
+    )
+
+
+@app.command()
+def select(
+    corpus: Corpus,
+    selection: Selection = "main",
+    config: Annotated[Path | None, typer.Option(help="YAML file: rules, languages, held_out.", dir_okay=False)] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="NAME=SQL: a further rule; drops where SQL is true.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Keep this language; may be given again.")] = None,
+    held_out: Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of repositories to hold out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the held-out hash.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Decide which documents are trained on and which are held out."""
+    from data_prep.select import load_config
+    from data_prep.select import select as run
+
+    overrides: dict[str, Any] = {}
+    if rule:
+        overrides["rules"] = [dict(zip(("name", "drop"), _pair(entry, "--rule"), strict=True)) for entry in rule]
+    if language:
+        overrides["languages"] = language
+    split = {"fraction": held_out, "seed": seed}
+    overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
+    chosen = load_config(config, overrides)
+    with _progress() as progress:
+        result = run(corpus, selection, chosen, progress, workers)
+    left = result["left"]
+    typer.echo(
+        f"{corpus}: selection {selection}: {left['train']['documents']:,} documents to train on, "
+        f"{left['held_out']['documents']:,} held out, of {result['documents_in']['documents']:,}"
+    )
+
+
+@app.command()
+def build(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Argument(help="Folder for the token files.", file_okay=False)],
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder or tokenizer.json.", exists=True)],
+    selection: Selection = "main",
+    split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
+    fim_rate: Annotated[list[float] | None, typer.Option(min=0, max=1, help="One build per rate; default 0.5.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="One build for each epoch.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of fill-in-the-middle.")] = 1234,
+    role: Annotated[list[str] | None, typer.Option(help="ROLE=TOKEN of a tokenizer that is not ours.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Write token files (.bin/.idx) of a selection."""
+    from data_prep.build import build as run
+
+    roles = dict(_pair(entry, "--role") for entry in role or []) or None
+    with _progress() as progress:
+        manifests = run(
+            corpus, selection, tokenizer, out, split, fim_rate or [0.5], range(epochs), seed, workers, roles, progress
+        )
+    for manifest in manifests:
+        typer.echo(
+            f"{out / manifest['name']}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens "
+            f"of {manifest['size_bytes'] / 1e6:,.2f} MB of text"
+        )
+
+
+@app.command()
+def inspect(
+    corpus: Corpus,
+    selection: Annotated[str | None, typer.Option(help="Name of a selection; default: the only one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Show what a corpus holds, what was dropped and what is selected."""
+    from data_prep.report import corpus_report, render, selection_names
+
+    names = selection_names(corpus)
+    report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        Console().print(render(report))

@@ -1,0 +1,1 @@
+"""Where shard functions run: each engine runs the same functions on the same arguments."""

@@ -1,0 +1,195 @@
+"""The shard: unit of work, of retry and of resume.
+
+A shard is a file and, beside it, its manifest `<file>.json`. Both are written to a temporary name, fsynced and renamed,
+the manifest last. The manifest holds `inputs` (a fingerprint of everything the content depends on), `sha256`,
+`size_bytes`, `rows` and whatever else the shard function counted. A shard is done when its manifest is there, names the
+same inputs, and every file it names has the recorded size; anything else is made again.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.progress import Progress
+
+from data_prep.engines.base import Call, Engine
+from data_prep.engines.local import LocalEngine
+from data_prep.errors import DataError
+
+TEMPORARY_SUFFIX = ".tmp"
+LOCK_NAME = ".lock"
+
+
+@dataclass(frozen=True)
+class Digest:
+    """SHA-256 (hex) and size of a file."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make: `function(stream, *args) -> counters` writes `output`'s bytes to `stream`.
+
+    `function` is module-level and `args` picklable. The counters are a JSON-able dict with at least `rows`. A shard of
+    more than one file writes the others with `write_atomic` beside `output` and counts them as `files: {path relative
+    to output's directory: asdict(digest)}`; they are then checked like the output itself.
+    """
+
+    output: Path
+    inputs: str
+    function: Callable[..., Mapping[str, Any]]
+    args: tuple[Any, ...] = ()
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (hex) of JSON-able parts; equal parts give equal fingerprints on any machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_path(output: Path) -> Path:
+    return output.with_name(output.name + ".json")
+
+
+def read_manifest(output: Path) -> dict[str, Any] | None:
+    """The manifest of a shard, or None where there is none that can be read."""
+    try:
+        manifest = json.loads(manifest_path(output).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def finished_manifest(output: Path, inputs: str | None = None) -> dict[str, Any] | None:
+    """The manifest of `output` if the shard is done (made from `inputs`, when given), else None."""
+    manifest = read_manifest(output)
+    if manifest is None or (inputs is not None and manifest.get("inputs") != inputs):
+        return None
+    sizes = {output.name: manifest.get("size_bytes")}
+    sizes |= {name: digest["size_bytes"] for name, digest in manifest.get("files", {}).items()}
+    return manifest if all(_size(output.parent / name) == size for name, size in sizes.items()) else None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def write_atomic(path: Path, writer: Callable[[BinaryIO], Any]) -> Digest:
+    """Writes a file that is either whole or absent: temporary name, fsync, rename, fsync of the directory.
+
+    `writer` gets a seekable binary stream. On any failure the temporary file is removed and what was there before
+    stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "w+b") as stream:
+            writer(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.seek(0)
+            digest = Digest(hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+    return digest
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> Digest:
+    """Writes `value` as indented JSON, atomically."""
+    data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    return write_atomic(path, lambda stream: stream.write(data))
+
+
+def write_shard(task: ShardTask) -> dict[str, Any]:
+    """Makes one shard here and now and returns its manifest."""
+    manifest_path(task.output).unlink(missing_ok=True)  # of an older content: never beside the new one
+    counters: dict[str, Any] = {}
+    digest = write_atomic(task.output, lambda stream: counters.update(task.function(stream, *task.args)))
+    manifest = {"inputs": task.inputs, **asdict(digest), **counters}
+    write_json(manifest_path(task.output), manifest)
+    return manifest
+
+
+def remove_shard(output: Path) -> None:
+    """Removes a shard, manifest first, so that it never looks done."""
+    manifest_path(output).unlink(missing_ok=True)
+    output.unlink(missing_ok=True)
+
+
+def run_shards(
+    tasks: Sequence[ShardTask],
+    workers: int,
+    progress: Progress | None = None,
+    label: str = "shards",
+    engine: Engine | None = None,
+) -> list[dict[str, Any]]:
+    """Makes every shard that is not done yet and returns the manifests of all, in the order of `tasks`.
+
+    Runs on `engine`, or on a local pool of `workers` processes. Raises `DataError` naming the shard when a shard
+    function fails or its worker dies twice; shards finished by then stay finished.
+    """
+    outputs = {task.output for task in tasks}
+    if len(outputs) != len(tasks):
+        raise DataError(f"{label}: two shards of one run have the same output")
+    manifests = [finished_manifest(task.output, task.inputs) for task in tasks]
+    missing = [index for index, manifest in enumerate(manifests) if manifest is None]
+    calls = [Call(str(tasks[index].output), write_shard, (tasks[index],)) for index in missing]
+    bar = progress.add_task(label, total=len(tasks), completed=len(tasks) - len(missing)) if progress else None
+    for position, manifest in (engine or LocalEngine(workers)).run(calls):
+        manifests[missing[position]] = manifest
+        if progress:
+            progress.advance(bar)
+    return manifests
+
+
+@contextlib.contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Holds `directory` for this process; a second run on it is refused with `DataError`.
+
+    The lock is the kernel's (flock on `.lock`), so it ends with the process however that ends. Temporary files that a
+    killed run or worker left behind are removed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / LOCK_NAME, "a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read(80).decode(errors="replace").strip() or "another process"
+            raise DataError(f"{directory} is in use by {holder}: wait for it to end, or stop it") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        lock.flush()
+        _remove_temporary_files(directory)
+        try:
+            yield
+        finally:
+            _remove_temporary_files(directory)
+
+
+def _remove_temporary_files(directory: Path) -> None:
+    for leftover in directory.rglob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Where raw code comes from: each source plans pieces of work, and each piece yields documents."""

@@ -1,0 +1,113 @@
+"""From a source's name and path to its pieces of work."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from data_prep.errors import DataError
+from data_prep.sources.base import IGNORED_FOLDERS, Budget, Drops, ImportLimits, Kind, Piece, SourceSpec
+from data_prep.sources.folders import plan_folder, plan_folders
+from data_prep.sources.git import head_commit, is_bare_repository, is_work_tree, plan_git_source
+from data_prep.sources.tables import JSONL_SUFFIXES, PARQUET_SUFFIXES, plan_tables
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KINDS = ("folders", "folder", "git", "jsonl", "parquet")
+
+
+def check_sources(sources: Sequence[SourceSpec]) -> None:
+    """Raises `DataError` for what can be seen to be wrong before anything is read."""
+    if not sources:
+        raise DataError("no source was given; name at least one folder, Git repository or table")
+    for spec in sources:
+        if not _NAME.fullmatch(spec.name):
+            raise DataError(f"source name {spec.name!r}: use letters, digits, '.', '_' and '-' only")
+        if not os.path.exists(spec.path):
+            raise DataError(f"source {spec.name}: {spec.path} does not exist")
+        if not (os.path.isdir(spec.path) or os.path.isfile(spec.path)):
+            raise DataError(f"source {spec.name}: {spec.path} is neither a folder nor a file")
+        if spec.kind not in ("auto", *_KINDS):
+            raise DataError(f"source {spec.name}: kind {spec.kind!r} is none of auto, {', '.join(_KINDS)}")
+        if spec.kind in ("folders", "folder", "git") and not os.path.isdir(spec.path):
+            raise DataError(f"source {spec.name}: {spec.path} is not a folder, as kind {spec.kind!r} needs")
+    names = [spec.name for spec in sources]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+
+
+def default_name(path: str) -> str:
+    """A source name made from the last part of a path."""
+    base = os.path.basename(os.path.abspath(path))
+    for suffix in (*JSONL_SUFFIXES, *PARQUET_SUFFIXES, ".git"):
+        base = base.removesuffix(suffix)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-._") or "source"
+
+
+def resolve_kind(spec: SourceSpec) -> Kind:
+    """What "auto" stands for at this path.
+
+    A file is a table by its suffix. A folder is a Git repository when it is one with a commit, a folder of tables when
+    it and the folders below hold nothing but tables (and a README), and otherwise a folder of repositories.
+    """
+    if spec.kind != "auto":
+        return spec.kind
+    if os.path.isfile(spec.path):
+        return _table_kind([spec.path], spec)
+    if is_bare_repository(spec.path):
+        return "git"
+    if is_work_tree(spec.path):
+        try:
+            head_commit(spec.path)
+            return "git"
+        except DataError:
+            return "folder"
+    tables = _tables_alone(spec)
+    return _table_kind(tables, spec) if tables else "folders"
+
+
+def _tables_alone(spec: SourceSpec) -> list[str]:
+    """The table files in a folder and below it, if it holds nothing else; stops at the first file that is no table."""
+    tables: list[str] = []
+    for folder, folders, files in os.walk(spec.path, onerror=_not_listed(spec)):
+        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS and not name.startswith(".")]
+        for name in files:
+            if name.endswith((*JSONL_SUFFIXES, *PARQUET_SUFFIXES)):
+                tables.append(os.path.join(folder, name))
+            elif not name.startswith((".", "_", "README", "LICENSE")):
+                return []
+    return tables
+
+
+def _not_listed(spec: SourceSpec) -> Callable[[OSError], None]:
+    def refuse(error: OSError) -> None:
+        if error.filename == spec.path:
+            raise DataError(f"source {spec.name}: {spec.path} cannot be listed: {error.strerror}")
+
+    return refuse
+
+
+def _table_kind(files: list[str], spec: SourceSpec) -> Kind:
+    kinds = {"parquet" if name.endswith(PARQUET_SUFFIXES) else "jsonl" for name in files}
+    unknown = [name for name in files if not name.endswith((*JSONL_SUFFIXES, *PARQUET_SUFFIXES))]
+    if unknown:
+        suffixes = ", ".join((*JSONL_SUFFIXES, *PARQUET_SUFFIXES))
+        raise DataError(f"source {spec.name}: {unknown[0]} is no table by its suffix ({suffixes}); give its kind")
+    if len(kinds) > 1:
+        raise DataError(f"source {spec.name}: {spec.path} holds both JSONL and parquet; import them as two sources")
+    return kinds.pop()
+
+
+def plan_source(spec: SourceSpec, limits: ImportLimits, budget: Budget, drops: Drops) -> Iterator[Piece]:
+    """The pieces of a source in their order; what is dropped before reading is counted in `drops`.
+
+    Raises `DataError` when the source as a whole cannot be read.
+    """
+    spec = replace(spec, path=os.fspath(spec.path))
+    kind = resolve_kind(spec)
+    if kind == "folders":
+        return plan_folders(spec, limits, budget, drops)
+    if kind == "folder":
+        return plan_folder(spec, limits, budget, drops)
+    if kind == "git":
+        return plan_git_source(spec, limits, budget, drops)
+    return plan_tables(spec, kind, limits, budget, drops)

@@ -1,0 +1,175 @@
+"""Repositories as trees of files, however they are stored: planning them in path order and reading a range of paths."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from data_prep.documents import Document
+from data_prep.languages import UNKNOWN, detect, may_be_code
+from data_prep.shards import fingerprint
+from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, ends_group
+from data_prep.sources.content import printable, text_of
+
+_LICENCE = re.compile(r"(licen[cs]e|copying|unlicense|copyright)([.\-_].*)?", re.IGNORECASE)
+LAST = "\U0010ffff"  # sorts after every path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a tree, or something that is no file: then `problem` is the reason it is dropped."""
+
+    path: str
+    size_bytes: int = 0
+    version: str = ""  # changes with the content
+    problem: str | None = None
+
+
+class Tree(Protocol):
+    """A stored repository. Picklable."""
+
+    def entries(self, limits: ImportLimits, start: str, end: str) -> Iterator[Entry]:
+        """Entries with start <= path < end, in the order of their paths' code points."""
+        ...
+
+    def read(self, entry: Entry) -> bytes:
+        """The file's bytes. Raises `TreeReadError`."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder of the tree ("" is its root)."""
+        ...
+
+
+class TreeReadError(Exception):
+    """A file cannot be read; the argument is the drop reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def children_in_order(names: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """(name, is a folder) in the order that makes a depth-first walk yield full paths in code point order."""
+    return sorted(names, key=lambda child: child[0] + "/" if child[1] else child[0])
+
+
+def overlaps(folder: str, start: str, end: str) -> bool:
+    """Whether a folder can hold paths in [start, end)."""
+    return folder + "/" < end and start < folder + "0"  # "0" follows "/"
+
+
+def refusal(entry: Entry, limits: ImportLimits) -> str | None:
+    """Why an entry is dropped without being read, if it is."""
+    if entry.problem:
+        return entry.problem
+    if not may_be_code(entry.path):
+        return "unknown_language"
+    return "too_large" if entry.size_bytes > limits.max_file_bytes else None
+
+
+def plan_tree(
+    tree: Tree, source: str, repository: str, limits: ImportLimits, budget: Budget, drops: Drops
+) -> Iterator[Piece]:
+    """Cuts a repository into ranges of paths of about `shard_bytes` each; small ones are one range.
+
+    What lies past the total size is counted in `drops`; everything else is counted by whoever reads the range.
+    """
+    cut = _Ranges(limits.shard_bytes)
+    licences: list[str] = []
+    end = LAST
+    for entry in tree.entries(limits, "", LAST):
+        takes = refusal(entry, limits) is None
+        if end == LAST and takes and not budget.take(entry.size_bytes):
+            end = entry.path
+        if end != LAST:
+            if takes:
+                drops.add("total_size", f"{repository}/{printable(entry.path)}", entry.size_bytes)
+            continue
+        cut.add(entry, entry.size_bytes if takes else 0)
+        if _is_licence(entry.path):
+            licences.append(printable(entry.path))
+    for start, stop, size, inputs in cut.finish(end):
+        part = TreeSlice(tree, source, repository, start, stop)
+        yield Piece(part, f"{repository}/{printable(start)}", size, fingerprint(inputs, printable(stop), licences))
+
+
+@dataclass
+class _Ranges:
+    """Cuts entries, added in path order, into consecutive ranges: (start, end, bytes, digest of the entries)."""
+
+    target_bytes: int
+    done: list[tuple[str, str, int, str]] = field(default_factory=list)
+    start: str = ""
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, entry: Entry, size_bytes: int) -> None:
+        if self.size and self.size + size_bytes > self.target_bytes:
+            self._close(entry.path)
+        line = (entry.path, entry.size_bytes, entry.version, entry.problem)
+        self.digest.update(repr(line).encode("utf-8", "backslashreplace"))
+        self.size += size_bytes
+        if size_bytes and ends_group(self.size, printable(entry.path), size_bytes, self.target_bytes):
+            self._close(entry.path + "\0")
+
+    def _close(self, end: str) -> None:
+        self.done.append((self.start, end, self.size, self.digest.hexdigest()))
+        self.start, self.size, self.digest = end, 0, hashlib.sha256()
+
+    def finish(self, end: str) -> list[tuple[str, str, int, str]]:
+        if self.start < end:
+            self._close(end)
+        return self.done
+
+
+@dataclass(frozen=True)
+class TreeSlice:
+    """The files of one repository with start <= path < end."""
+
+    tree: Tree
+    source: str
+    repository: str
+    start: str
+    end: str
+
+    def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]:
+        licences: dict[str, str | None] = {}
+        for entry in self.tree.entries(limits, self.start, self.end):
+            shown = printable(entry.path)
+            text, reason = "", refusal(entry, limits)
+            if reason is None:
+                text, reason = self._read(entry, limits)
+            language = UNKNOWN if reason else detect(shown, text)
+            if reason is None and language == UNKNOWN:
+                reason = "unknown_language"
+            if reason:
+                drops.add(reason, f"{self.repository}/{shown}", entry.size_bytes)
+                continue
+            licence = _nearest_licence(shown.rpartition("/")[0], self.tree.names, licences)
+            yield Document(self.source, self.repository, shown, language, text, licence_file=licence)
+
+    def _read(self, entry: Entry, limits: ImportLimits) -> tuple[str, str | None]:
+        try:
+            data = self.tree.read(entry)
+        except TreeReadError as error:
+            return "", error.reason
+        if len(data) > limits.max_file_bytes:  # it grew since it was listed
+            return "", "too_large"
+        return text_of(data)
+
+
+def _is_licence(path: str) -> bool:
+    return _LICENCE.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def _nearest_licence(folder: str, names: Callable[[str], list[str]], known: dict[str, str | None]) -> str | None:
+    """The licence file in `folder` or in the nearest folder above it; `known` keeps what was looked up."""
+    if folder not in known:
+        found = sorted(name for name in names(folder) if _is_licence(name))
+        if found:
+            known[folder] = f"{folder}/{printable(found[0])}" if folder else printable(found[0])
+        else:
+            known[folder] = _nearest_licence(folder.rpartition("/")[0], names, known) if folder else None
+    return known[folder]

@@ -1,0 +1,70 @@
+"""The `data` commands and the report behind `inspect`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from data_prep.cli import app
+from data_prep.errors import DataError
+from data_prep.report import corpus_report
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def root(tmp_path, files):
+    content = {f"r{i:02d}/{name}": f"# {i % 20} {name}\nx = 1\n" for i in range(30) for name in ("a.py", "b.rb")}
+    return files(tmp_path / "root", {**content, "r00/c.txt": "words", "r01/d.py": b"\xff"})
+
+
+def test_import_dedup_select_inspect(tmp_path, root):
+    corpus = tmp_path / "corpus"
+    assert "60 documents" in run("import", corpus, f"code={root}", "--workers", "1")
+    assert "20 of 60 documents are exact duplicates" in run("dedup", corpus)
+    assert "of 60" in run(
+        "select", corpus, "--language", "Python", "--held-out", "0.3", "--rule", "tiny=size_bytes < 3"
+    )
+    shown = run("inspect", corpus)
+    for text in ("code", "not_utf8", "exact_duplicate", "held_out", "Python", "r00"):
+        assert text in shown
+    report = json.loads(run("inspect", corpus, "--json"))
+    assert report == corpus_report(corpus, "main")
+    assert report["import"]["drops"]["not_utf8"]["examples"] == ["r01/d.py"]
+    assert [step["rule"] for step in report["selection"]["dropped"]] == ["language", "exact_duplicate", "tiny"]
+    assert len(report["repositories"]) == 20 == len({entry["repository"] for entry in report["repositories"]})
+    assert {entry["split"] for entry in report["repositories"]} <= {"train", "held_out"}
+
+
+def test_inspect_before_anything_is_selected(tmp_path, root):
+    corpus = tmp_path / "corpus"
+    run("import", corpus, root, "--workers", "1")
+    report = corpus_report(corpus)
+    assert report["selection"] is None
+    assert report["repositories"][0]["documents"] == 2
+    assert "Languages" in run("inspect", corpus)
+
+
+def test_what_is_wrong_is_a_data_error(tmp_path, root):
+    with pytest.raises(DataError, match="there is no corpus"):
+        run("inspect", tmp_path / "corpus")
+    with pytest.raises(DataError, match="KEY=VALUE"):
+        run("select", tmp_path / "corpus", "--rule", "no-sql")
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from data_prep.cli import app\n"
+        "for command in ([], ['import'], ['select'], ['build'], ['inspect']):\n"
+        "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+        "print({'duckdb', 'pyarrow', 'pygit2', 'numpy', 'torch'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

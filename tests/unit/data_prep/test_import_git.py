@@ -1,0 +1,124 @@
+"""Git repositories are read from their objects at HEAD."""
+
+import pygit2
+import pytest
+
+from data_prep.errors import DataError
+
+
+def commit(repository: pygit2.Repository, content: dict[str, bytes], links: dict[str, str] | None = None) -> str:
+    """Commits files (and symbolic links) to HEAD, without touching a work tree."""
+    index = pygit2.Index()
+    for path, data in content.items():
+        index.add(pygit2.IndexEntry(path, repository.create_blob(data), pygit2.enums.FileMode.BLOB))
+    for path, target in (links or {}).items():
+        index.add(pygit2.IndexEntry(path, repository.create_blob(target.encode()), pygit2.enums.FileMode.LINK))
+    tree = index.write_tree(repository)
+    author = pygit2.Signature("A", "a@example.org", 0, 0)
+    parents = [] if repository.head_is_unborn else [repository.head.target]
+    return str(repository.create_commit("HEAD", author, author, "message", tree, parents))
+
+
+CONTENT = {
+    "LICENSE": b"MIT",
+    "a.py": b"a = 1\n",
+    "a/b.c": b"int b;\n",
+    "a/b/c.rs": b"fn c() {}\n",
+    "a-b.go": b"package b\r\n",
+    "latin.py": b"\xe9",
+    "blob.bin": b"\0",
+}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    repository = pygit2.init_repository(tmp_path / "repo.git", bare=True)
+    commit(repository, CONTENT)
+    return repository
+
+
+def test_bare_work_tree_and_folder_give_the_same_documents(tmp_path, bare, files, take, rows):
+    report = take(tmp_path / "repo.git", "git")
+    from_bare = rows()
+    assert [row["path"] for row in from_bare] == ["a-b.go", "a.py", "a/b.c", "a/b/c.rs"]
+    assert {row["licence_file"] for row in from_bare} == {"LICENSE"}
+    assert {reason: drop["count"] for reason, drop in report.drops.items()} == {"not_utf8": 1, "unknown_language": 2}
+
+    pygit2.clone_repository(str(tmp_path / "repo.git"), str(tmp_path / "work"))
+    (tmp_path / "work/a.py").write_text("not committed\n")
+    (tmp_path / "work/new.py").write_text("not committed\n")
+    take(tmp_path / "work", "git")
+    assert rows() == from_bare
+
+    files(tmp_path / "plain", CONTENT)
+    take(tmp_path / "plain", "folder")
+    assert rows() == from_bare
+
+
+def test_bare_repositories_in_a_folder_of_repositories(tmp_path, bare, files, take, rows):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "repo.git").rename(tmp_path / "all/repo.git")
+    files(tmp_path / "all/plain", {"x.py": "x = 1\n"})
+    take(tmp_path / "all")
+    assert {(row["repository"], row["path"]) for row in rows()} == {
+        ("plain", "x.py"), *(("repo.git", path) for path in ["a-b.go", "a.py", "a/b.c", "a/b/c.rs"]),
+    }  # fmt: skip
+
+
+def test_auto_knows_bare_repositories_work_trees_and_unborn_ones(tmp_path, bare, files, take, rows):
+    take(tmp_path / "repo.git")
+    assert len(rows()) == 4
+    files(pygit2.init_repository(tmp_path / "unborn").workdir and tmp_path / "unborn", {"u.py": "u = 1\n"})
+    take(tmp_path / "unborn")
+    assert [row["path"] for row in rows()] == ["u.py"]
+
+
+def test_links_and_submodules_are_counted(tmp_path, take, rows):
+    repository = pygit2.init_repository(tmp_path / "repo.git", bare=True)
+    commit(repository, {"a.py": b"a = 1\n"}, links={"l.py": "a.py"})
+    index = pygit2.Index()
+    index.read_tree(repository.head.peel().tree)
+    index.add(pygit2.IndexEntry("sub", repository.head.target, pygit2.enums.FileMode.COMMIT))
+    author = pygit2.Signature("A", "a@example.org", 0, 0)
+    repository.create_commit("HEAD", author, author, "m", index.write_tree(repository), [repository.head.target])
+    report = take(tmp_path / "repo.git")
+    assert [row["path"] for row in rows()] == ["a.py"]
+    assert {reason: drop["examples"] for reason, drop in report.drops.items()} == {
+        "symbolic_link": ["src/l.py"], "submodule": ["src/sub"],
+    }  # fmt: skip
+
+
+def object_file(repository_path, oid: str):
+    return repository_path / "objects" / oid[:2] / oid[2:]
+
+
+def test_damaged_objects_are_counted_and_the_rest_is_taken(tmp_path, bare, take, rows):
+    tree = bare.head.peel().tree
+    blob, subtree = str((tree / "a.py").id), str((tree / "a").id)
+    path = object_file(tmp_path / "repo.git", blob)
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    object_file(tmp_path / "repo.git", subtree).unlink()
+    report = take(tmp_path / "repo.git")
+    assert [row["path"] for row in rows()] == ["a-b.go"]
+    assert report.drops["damaged_git"]["examples"] == ["src/a.py", "src/a"]
+
+
+def test_a_repository_without_a_readable_head(tmp_path, bare, files, take, rows):
+    head = str(bare.head.target)
+    object_file(tmp_path / "repo.git", head).unlink()
+    with pytest.raises(DataError, match="no commit can be read at HEAD"):
+        take(tmp_path / "repo.git", "git")
+    files(tmp_path / "all/good", {"g.py": "g = 1\n"})
+    (tmp_path / "repo.git").rename(tmp_path / "all/repo.git")
+    report = take(tmp_path / "all", "folders")
+    assert [row["path"] for row in rows()] == ["g.py"]
+    assert report.drops["damaged_git"]["count"] == 1
+
+
+def test_only_a_new_commit_makes_it_stale(tmp_path, bare, take, rows):
+    take(tmp_path / "repo.git")
+    assert take(tmp_path / "repo.git").units_made == 0
+    commit(bare, {**CONTENT, "a.py": b"a = 2\n"})
+    assert take(tmp_path / "repo.git").units_made == 1
+    assert "a = 2\n" in {row["text"] for row in rows()}

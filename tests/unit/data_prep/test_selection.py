@@ -1,0 +1,277 @@
+"""Selection: the waterfall adds up, rules say what is wrong with them, and what is held out stays held out."""
+
+import json
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.dedup.exact import annotate_exact
+from data_prep.documents import list_shards
+from data_prep.errors import DataError
+from data_prep.held_out import HeldOut, mark_repositories
+from data_prep.select import Rule, SelectionConfig, load_config, read_selection, select
+
+
+@pytest.fixture
+def corpus(tmp_path, files, take):
+    content = {f"r{i:02d}/{j}.py": f"x = {i * j % 50}\n" * (j + 1) for i in range(40) for j in range(6)}
+    content |= {f"r{i:02d}/m.js": f"let a = {i % 25};\n" for i in range(40)}
+    files(tmp_path / "root", content)
+    take(tmp_path / "root", shard_bytes=3000)
+    annotate_exact(tmp_path / "corpus", 1)
+    return tmp_path / "corpus"
+
+
+def decisions(corpus, name="main"):
+    paths = [corpus / "selections" / name / shard.name for shard in list_shards(corpus)]
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+RULES = (
+    Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),
+    Rule(name="short", drop="size_bytes < 10"),
+    Rule(name="also short", drop="size_bytes < 14 OR path = '5.py'"),
+)
+
+
+def test_the_waterfall_adds_up_and_agrees_with_the_files(corpus, rows):
+    result = select(corpus, "main", SelectionConfig(rules=RULES, languages=("Python",)))
+    found, documents = decisions(corpus), rows()
+    assert [row["id"] for row in found] == [row["id"] for row in documents]
+    for key in ("documents", "size_bytes"):
+        total = sum(step[key] for step in result["dropped"]) + sum(side[key] for side in result["left"].values())
+        assert result["documents_in"][key] == total
+        for side in ("train", "held_out"):
+            assert result["left"][side][key] == sum(entry[side][key] for entry in result["languages"].values())
+    assert result["documents_in"]["size_bytes"] == sum(document["size_bytes"] for document in documents)
+    assert [step["rule"] for step in result["dropped"]] == ["language", "exact_duplicate", "short", "also short"]
+    assert all(step["documents"] for step in result["dropped"])
+
+    order = {"language": 0, "exact_duplicate": 1, "short": 2, "also short": 3}
+    duplicates = {
+        row["id"]: row["duplicate_of"]
+        for shard in list_shards(corpus)
+        for row in pq.read_table(corpus / "annotations/exact_dedup" / shard.name).to_pylist()
+    }
+    for row, document in zip(found, documents, strict=True):
+        drops = [
+            document["language"] != "Python",
+            duplicates[row["id"]] is not None,
+            document["size_bytes"] < 10,
+            document["size_bytes"] < 14 or document["path"] == "5.py",
+        ]
+        assert row["dropped_by"] == (list(order)[drops.index(True)] if any(drops) else None)
+        assert (row["split"] is None) == any(drops)
+    sides = {}
+    for row, document in zip(found, documents, strict=True):
+        if row["split"]:
+            sides.setdefault(document["repository"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert result["left"]["train"]["repositories"] + result["left"]["held_out"]["repositories"] == len(sides)
+
+
+def test_no_text_is_on_both_sides(corpus, rows):
+    select(corpus, "main", SelectionConfig(held_out=HeldOut(fraction=0.4)))
+    texts = {"train": set(), "held_out": set(), None: set()}
+    for row, document in zip(decisions(corpus), rows(), strict=True):
+        texts[row["split"]].add(document["text"])
+    assert texts["train"] and texts["held_out"]
+    assert not texts["train"] & texts["held_out"]
+
+
+def test_a_second_run_does_nothing_and_a_changed_rule_does(corpus):
+    first = select(corpus, "main", SelectionConfig())
+    times = {path: path.stat().st_mtime_ns for path in (corpus / "selections").rglob("*")}
+    assert select(corpus, "main", SelectionConfig()) == first == read_selection(corpus, "main")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    other = select(corpus, "main", SelectionConfig(rules=RULES))
+    assert other["digest"] != first["digest"]
+    assert other["left"]["train"]["documents"] < first["left"]["train"]["documents"]
+
+
+def test_a_damaged_or_old_selection_is_not_read(corpus, tmp_path, files, take):
+    select(corpus, "main", SelectionConfig())
+    shard = corpus / "selections/main" / list_shards(corpus)[0].name
+    shard.write_bytes(b"")
+    with pytest.raises(DataError, match="unfinished or older"):
+        read_selection(corpus, "main")
+    select(corpus, "main", SelectionConfig())
+    read_selection(corpus, "main")
+    files(tmp_path / "root", {"new/a.py": "new = 1\n"})
+    take(tmp_path / "root", shard_bytes=3000)
+    with pytest.raises(DataError, match="unfinished or older"):
+        read_selection(corpus, "main")
+    with pytest.raises(DataError, match="annotation exact_dedup"):
+        select(corpus, "main", SelectionConfig())
+    annotate_exact(corpus, 1)
+    select(corpus, "main", SelectionConfig())
+    assert len(list((corpus / "selections/main").glob("*.parquet"))) == len(list_shards(corpus))
+    with pytest.raises(DataError, match="there is no selection 'other'"):
+        read_selection(corpus, "other")
+
+
+def test_a_selection_of_mixed_shards_is_not_read(corpus):
+    select(corpus, "main", SelectionConfig())
+    select(corpus, "other", SelectionConfig(rules=RULES))
+    name = list_shards(corpus)[0].name
+    for file in (name, f"{name}.json"):
+        (corpus / "selections/main" / file).write_bytes((corpus / "selections/other" / file).read_bytes())
+    with pytest.raises(DataError, match="unfinished or older"):
+        read_selection(corpus, "main")
+
+
+def test_an_annotation_of_changed_documents_is_refused(corpus, tmp_path, take):
+    names = [shard.name for shard in list_shards(corpus)]
+    (tmp_path / "root/r05/3.py").write_text("x = 1234\n")
+    take(tmp_path / "root", shard_bytes=3000)
+    assert [shard.name for shard in list_shards(corpus)] == names
+    with pytest.raises(DataError, match="annotation exact_dedup is older"):
+        select(corpus, "main", SelectionConfig())
+
+
+@pytest.mark.parametrize(
+    "sql", ["nonsense > 1", "size_bytes >", "path::INT > 3", "exact_dedup.nope", "1) FROM x", "count(*) > 1", "[1]"]
+)
+def test_bad_sql_names_its_rule(corpus, sql):
+    config = SelectionConfig(rules=(Rule(name="fine", drop="size_bytes < 3"), Rule(name="the bad one", drop=sql)))
+    with pytest.raises(DataError, match="rule 'the bad one': ") as caught:
+        select(corpus, "main", config)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_annotation_that_was_not_made(tmp_path, files, take):
+    files(tmp_path / "root", {"a/x.py": "x = 1\n", "b/y.py": "y = 1\n"})
+    take(tmp_path / "root")
+    with pytest.raises(DataError, match=r"rule 'exact_duplicate'.*`data dedup` makes exact_dedup"):
+        select(tmp_path / "corpus", "main", SelectionConfig())
+
+
+def test_nothing_left(corpus):
+    with pytest.raises(DataError, match="nothing is left: everything dropped 280"):
+        select(corpus, "main", SelectionConfig(rules=(Rule(name="everything", drop="true"),)))
+
+
+def test_null_is_no_reason_to_drop(corpus):
+    result = select(corpus, "main", SelectionConfig(rules=(Rule(name="unstarred", drop="stars < 5"),)))
+    assert result["dropped"][0]["documents"] == 0
+
+
+def test_nothing_held_out(corpus):
+    result = select(corpus, "main", SelectionConfig(held_out=HeldOut(fraction=0)))
+    assert result["left"]["held_out"]["documents"] == 0 and not result["pinned"]
+
+
+def test_one_repository_cannot_be_split(tmp_path, files, take):
+    files(tmp_path / "root", {"a/x.py": "x = 1\n"})
+    take(tmp_path / "root")
+    with pytest.raises(DataError, match=r"1 repositories cannot be split.*set held_out.fraction to 0"):
+        select(tmp_path / "corpus", "main", SelectionConfig(rules=()))
+    result = select(tmp_path / "corpus", "main", SelectionConfig(rules=(), held_out=HeldOut(fraction=0)))
+    assert result["left"]["train"]["documents"] == 1
+
+
+def test_the_held_out_side_of_a_small_corpus_stays_when_it_grows(tmp_path, files, take, rows):
+    config = SelectionConfig(rules=(), held_out=HeldOut(fraction=0.01, minimum_repositories=2))
+    root = files(tmp_path / "root", {f"r{i}/a.py": f"x = {i}\n" for i in range(4)})
+    take(root)
+    pinned = select(tmp_path / "corpus", "main", config)["pinned"]
+    assert len(pinned) == 2
+    files(root, {f"s{i}/a.py": f"y = {i}\n" for i in range(60)})
+    take(root)
+    again = select(tmp_path / "corpus", "main", config)
+    assert again["pinned"] == pinned
+    held = {document["repository"] for row, document in zip(decisions(tmp_path / "corpus"), rows(), strict=True)
+            if row["split"] == "held_out"}  # fmt: skip
+    assert held == set(pinned) | {name for name in (f"s{i}" for i in range(60)) if config.held_out.holds_out(name)}
+    fresh = select(tmp_path / "corpus", "fresh", config)
+    assert fresh["left"]["held_out"]["repositories"] >= 2
+
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    """sides(names, config, pinned) is ({name: held out}, pinned) as the database decides it."""
+    with duckdb.connect() as database:
+
+        def run(repositories, config, pinned=()):
+            for table in ("left_over", "hashes", "sides"):
+                database.execute(f"DROP TABLE IF EXISTS {table}")
+            database.execute("CREATE TABLE left_over AS SELECT unnest(?::VARCHAR[]) AS repository", [repositories])
+            pins = mark_repositories(database, config, list(pinned))
+            return dict(database.execute("FROM sides").fetchall()), pins
+
+        yield run
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    old=st.sets(names, min_size=2, max_size=12),
+    new=st.sets(names, max_size=12),
+    fraction=st.sampled_from([0.001, 0.05, 0.3, 0.6]),
+    seed=st.integers(0, 2**31),
+)
+def test_more_repositories_move_no_other(sides, old, new, fraction, seed):
+    config = HeldOut(fraction=fraction, seed=seed)
+    try:
+        before, pinned = sides(sorted(old), config)
+    except DataError:  # every one of a few names can fall on one side
+        return
+    after, pinned_after = sides(sorted(old | new), config, pinned)
+    assert {name: after[name] for name in old} == before
+    assert pinned_after == pinned
+    for name, held in after.items():
+        assert held == (config.holds_out(name) or name in pinned)
+
+
+def test_the_fraction_is_met_by_expectation():
+    config = HeldOut(fraction=0.05)
+    share = sum(config.holds_out(f"owner/repository-{i}") for i in range(20_000)) / 20_000
+    assert 0.045 < share < 0.055
+
+
+def test_config_from_yaml_and_overrides(tmp_path):
+    path = tmp_path / "selection.yaml"
+    path.write_text("languages: [Python, C++]\nheld_out: {fraction: 0.1}\n")
+    config = load_config(path, {"rules": [{"name": "long", "drop": "size_bytes > 9"}], "held_out": {"seed": 7}})
+    assert config.languages == ("Python", "C++")
+    assert (config.held_out.fraction, config.held_out.seed) == (0.1, 7)
+    assert [rule.name for rule in config.rules] == ["exact_duplicate", "long"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("langages: [C]", "langages"),
+        ("languages: [Pyton]", "did you mean 'Python'"),
+        ("held_out: {fraction: 2}", "held_out.fraction"),
+        ("rules: [{name: language, drop: 'true'}]", "distinct"),
+        ("rules: [{name: \"it's\", drop: 'true'}]", "rules.0.name"),
+        ("rules: [{name: a}]", "rules.0.drop"),
+        ("[1]", "a mapping"),
+        ("{", "no YAML"),
+    ],
+)
+def test_a_config_that_is_wrong_says_where(tmp_path, text, said):
+    path = tmp_path / "selection.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=said) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../out", "", "a b", ".hidden"])
+def test_a_name_that_is_no_name(corpus, name):
+    with pytest.raises(DataError, match="selection name"):
+        select(corpus, name, SelectionConfig())
+
+
+def test_the_selection_is_json(corpus):
+    select(corpus, "main", SelectionConfig())
+    stored = json.loads((corpus / "selections/main/selection.json").read_text())
+    assert stored["format"] == "data_prep.selection/1"
+    assert stored["config"]["rules"] == [{"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL"}]
