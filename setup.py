@@ -22,9 +22,11 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
-    package_data={"megatron_seed": ["recipes/*.yaml"]},
+    package_data={"launch": ["report/*.j2", "report/*.css"], "megatron_seed": ["recipes/*.yaml"]},
     install_requires=[
         "gigatoken>=0.10,<0.11",
+        "jinja2",
+        "matplotlib",
         "megatron-core>=0.16.1,<0.20",
         "numpy>=1.26",
         "protobuf",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
-from data_prep.cli import app as data_app
+from rich.console import Console
 
+from data_prep.cli import app as data_app
 from data_prep.errors import DataError
 from megatron_seed.cli import app as training_app
 from megatron_seed.errors import SeedError
@@ -16,6 +19,28 @@ from tokenizer.errors import TokenizerError
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Raw code in, Hugging Face model out.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
+
+
+@app.command()
+def quickstart(
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder of repositories; default: this Python's library and packages.")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/quickstart"),
+    cap_bytes: Annotated[int, typer.Option(min=1, help="Take at most this much raw code.")] = 48_000_000,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value change of the recipe; repeatable.")] = None,
+) -> None:
+    """Raw code in, Hugging Face model out: the whole flow on a small corpus. Started again, it goes on."""
+    from launch.quickstart import QuickstartConfig
+    from launch.quickstart import quickstart as run
+    from launch.summary import print_summary
+
+    console = Console()
+    overrides = tuple(set_ or ())
+    results = run(QuickstartConfig(run_dir, corpus, cap_bytes, overrides=overrides), console)
+    print_summary(results, run_dir, console)
+
+
 app.registered_commands += training_app.registered_commands
 app.registered_groups += training_app.registered_groups
 
