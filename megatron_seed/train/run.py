@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
@@ -22,11 +21,11 @@ from megatron_seed.errors import SeedError
 from megatron_seed.model.build import build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.groups import Groups, process_groups, read_launch
-from megatron_seed.train.hooks import Hook
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
 from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.loop import run_phases
+from megatron_seed.train.record import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,7 @@ class Run:
     groups: Groups
     models: Sequence[DistributedDataParallel]
     optimizer: MegatronOptimizer
+    recorder: Recorder
 
 
 def train(recipe: Recipe) -> Progress:
@@ -50,8 +50,10 @@ def train(recipe: Recipe) -> Progress:
     held_out = check_data(recipe)
     with process_groups(recipe.layout, recipe.seed) as groups:
         run, progress = start(recipe, groups)
-        hooks = [LogHook(run), EvaluateHook(run, held_out), SaveHook(run)]
-        return run_phases(run, progress, hooks)
+        try:
+            return run_phases(run, progress, [LogHook(run), EvaluateHook(run, held_out), SaveHook(run)])
+        finally:
+            run.recorder.close()
 
 
 def check_data(recipe: Recipe) -> list[HeldOut]:
@@ -79,17 +81,10 @@ def start(recipe: Recipe, groups: Groups) -> tuple[Run, Progress]:
     )
     models = wrap_data_parallel(chunks, recipe.layout)
     optimizer = build_optimizer(models, recipe.optimizer, recipe.layout, recipe.precision)
-    run = Run(recipe, groups, models, optimizer)
-    return run, _resume(run, checkpoint)
-
-
-def _resume(run: Run, checkpoint: Path | None) -> Progress:
-    if checkpoint is None:
-        return Progress(phase=run.recipe.phases[0].name)
-    progress = load_checkpoint(checkpoint, run.models, run.optimizer)
-    if run.groups.is_main:
-        logger.info("resumed from %s: step %d, %d tokens", checkpoint, progress.step, progress.consumed_tokens)
-    return progress
-
-
-__all__ = ["Hook", "Run", "check_data", "start", "train"]
+    progress = Progress(phase=recipe.phases[0].name)
+    if checkpoint is not None:
+        progress = load_checkpoint(checkpoint, models, optimizer)
+        if groups.is_main:
+            logger.info("resumed from %s: step %d, %d tokens", checkpoint, progress.step, progress.consumed_tokens)
+    recorder = Recorder(recipe, progress.step, active=groups.is_main)
+    return Run(recipe, groups, models, optimizer, recorder), progress

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.data.held_out import HeldOut
-from megatron_seed.train import metrics
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.step import evaluate
 
@@ -48,5 +47,4 @@ class EvaluateHook(Hook):
             }
             if source.bytes_per_token:
                 row["bits_per_byte"] = loss / math.log(2) / source.bytes_per_token
-            if run.groups.is_main:
-                metrics.write(run.recipe.run_dir, row)
+            run.recorder.write(row)
