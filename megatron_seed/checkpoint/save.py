@@ -18,6 +18,7 @@ from megatron_seed.checkpoint import layout, manifest
 from megatron_seed.checkpoint.state import Progress, sharded_state
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import Recipe
+from megatron_seed.optim.build import whole_parameters
 from megatron_seed.runtime import device
 from megatron_seed.runtime.groups import Groups
 
@@ -39,7 +40,8 @@ def save_checkpoint(
     strategy = FullyParallelSaveStrategyWrapper(
         get_default_save_sharded_strategy("torch_dist"), groups.data_group, do_cache_distribution=True
     )
-    dist_checkpointing.save(sharded_state(models, optimizer), str(temporary), strategy)
+    with whole_parameters(models):
+        dist_checkpointing.save(sharded_state(models, optimizer), str(temporary), strategy)
     if groups.is_main:
         _write_beside(temporary, recipe, progress)
     dist.barrier()

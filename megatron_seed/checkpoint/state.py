@@ -11,6 +11,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import BaseModel, ConfigDict
 
+from megatron_seed.data.blend import BlendMemo
 from megatron_seed.data.cursor import Cursor
 from megatron_seed.errors import SeedError
 
@@ -23,7 +24,11 @@ _METADATA = {
 
 
 class Progress(BaseModel):
-    """Where a run stands between two steps."""
+    """Where a run stands between two steps.
+
+    A segment is a stretch of a phase with one blend and one sequence length; a phase is one, unless its recipe was
+    changed on the way. Samples are counted within the segment, so that its order is a function of where it began.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,11 +36,19 @@ class Progress(BaseModel):
     """Optimizer steps done."""
     consumed_tokens: int = 0
     phase: str = ""
-    """Phase that the next step belongs to, or the last one."""
-    phase_step: int = 0
-    """Steps of that phase done."""
+    """Phase that the last step belonged to."""
+    phase_tokens: int = 0
+    """Tokens of that phase consumed."""
+    segment_samples: int = 0
+    """Samples of the segment consumed."""
     cursors: dict[str, Cursor] = {}
-    """Where the phase found each source."""
+    """Where the segment found each source."""
+    blend: BlendMemo | None = None
+    """The blend's counts at `segment_samples`."""
+
+    def new_segment(self, cursors: dict[str, Cursor]) -> Progress:
+        """Sources go on from `cursors`, in an order of their own."""
+        return self.model_copy(update={"cursors": cursors, "segment_samples": 0, "blend": None})
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -93,6 +93,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SeedError(f"override {override!r}: write it as key=value, for example phases.0.tokens=1000000")
+    if key == "from":
+        key, text = "start_from.checkpoint", _checkpoint_of(text)
     node: Any = values
     *parents, last = key.split(".")
     try:
@@ -107,6 +109,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise SeedError(f"override {override!r}: the value is not YAML") from error
     except (IndexError, ValueError, TypeError, AttributeError) as error:
         raise SeedError(f"override {override!r}: there is no place {key!r} in the recipe") from error
+
+
+def _checkpoint_of(place: str) -> str:
+    """`RUN` or `RUN@STEP` as YAML text of a checkpoint folder."""
+    run, at, step = place.rpartition("@")
+    if not at:
+        return yaml.safe_dump(place)
+    if not step.isdigit():
+        raise SeedError(f"override 'from={place}': write it as from=RUN or from=RUN@STEP, for example from=runs/a@1000")
+    return yaml.safe_dump(str(Path(run) / "checkpoints" / f"step-{int(step):08d}"))
 
 
 def _lines(text: str) -> dict[Key, int]:

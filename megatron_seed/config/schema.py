@@ -59,15 +59,25 @@ class LayoutConfig(Section):
 
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1
+    virtual_pipeline: Positive = 1
+    """Chunks of layers that each pipeline stage holds (interleaved schedule); 1 is not interleaved."""
+    context_parallel: Positive = 1
+    """Split each sequence over this many processes."""
     sequence_parallel: bool = False
     """Split activations outside the tensor-parallel regions along the sequence."""
     distributed_optimizer: bool = True
     """Shard optimizer state over data-parallel ranks."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated parameters while the next forward pass already runs; needs distributed_optimizer."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass: those of attention, or all but each layer's input."""
 
     @property
     def model_parallel_size(self) -> int:
-        """Processes that hold one copy of the model."""
-        return self.tensor_parallel * self.pipeline_parallel
+        """Processes that work on one sequence."""
+        return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
 
 
 class LearningRate(Section):
@@ -97,11 +107,28 @@ class SourceConfig(Section):
     """Prefixes of `.bin/.idx` builds; epoch e of the source reads builds[e % len(builds)]."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of tokens, relative to the other sources."""
+    fim: Fraction | None = None
+    """Fill-in-the-middle rate that these builds must have, where it is not the phase's."""
 
     @field_validator("builds", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+class BatchRamp(Section):
+    """Batch size growing in equal steps over the first tokens of a phase (Megatron-LM's ramp-up, counted in tokens)."""
+
+    start: Positive
+    """Sequences of the first step."""
+    increment: Positive
+    tokens: Positive
+    """Tokens until the full batch size."""
+
+    def size_at(self, consumed_tokens: int, full: int) -> int:
+        stages = (full - self.start) // self.increment
+        done = consumed_tokens * stages // self.tokens if stages else 0
+        return full if consumed_tokens >= self.tokens else min(full, self.start + done * self.increment)
 
 
 class PhaseConfig(Section):
@@ -115,10 +142,18 @@ class PhaseConfig(Section):
     sequence_length: Positive
     global_batch_size: Positive
     """Sequences per optimizer step."""
+    batch_ramp: BatchRamp | None = None
+    """Smaller batches at the beginning of the phase."""
     micro_batch_size: Positive = 1
     """Sequences per forward pass and data-parallel rank."""
     shuffle_block: Positive = 1024
     """Sequences of a source that are shuffled together, so that neighbours in a long document do not share a batch."""
+    rotary_base: Annotated[float, Field(gt=0)] | None = None
+    """Replaces the model's from this phase on."""
+    layout: LayoutConfig | None = None
+    """Replaces the recipe's in this phase."""
+    document_mask: bool = False
+    """Attention stays within a document and positions restart with each."""
     fim: Fraction | None = None
     """Fill-in-the-middle rate that the builds must have; None accepts any."""
 
@@ -127,14 +162,34 @@ class PhaseConfig(Section):
     def _number_is_constant(cls, value: Any) -> Any:
         return {"peak": value} if isinstance(value, int | float) else value
 
+    @model_validator(mode="after")
+    def _ramp_reaches_the_batch(self) -> PhaseConfig:
+        ramp = self.batch_ramp
+        if ramp and (ramp.start > self.global_batch_size or (self.global_batch_size - ramp.start) % ramp.increment):
+            raise ValueError(
+                f"batch_ramp from {ramp.start} by {ramp.increment} does not reach global_batch_size "
+                f"{self.global_batch_size}"
+            )
+        return self
+
     @property
     def tokens_per_step(self) -> int:
+        """After the ramp."""
         return self.global_batch_size * self.sequence_length
+
+    def batch_size_at(self, consumed_tokens: int) -> int:
+        """Sequences of the step that begins with `consumed_tokens` of the phase behind it."""
+        if self.batch_ramp is None:
+            return self.global_batch_size
+        return self.batch_ramp.size_at(consumed_tokens, self.global_batch_size)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the phase."""
-        return math.ceil(self.tokens / self.tokens_per_step)
+        steps = consumed = 0
+        while consumed < self.tokens and (size := self.batch_size_at(consumed)) < self.global_batch_size:
+            steps, consumed = steps + 1, consumed + size * self.sequence_length
+        return steps + math.ceil(max(0, self.tokens - consumed) / self.tokens_per_step)
 
 
 class OptimizerConfig(Section):
@@ -171,6 +226,17 @@ class LoggingConfig(Section):
     wandb_project: str = "megatron-seed"
 
 
+class StartFrom(Section):
+    """Where a branched run begins."""
+
+    checkpoint: Path
+    """A checkpoint folder."""
+    load: Literal["everything", "weights"] = "everything"
+    """`weights` leaves optimizer state, step and tokens behind."""
+    cursors: Literal["inherited", "fresh"] = "inherited"
+    """Whether sources go on where the parent left them; `weights` with `inherited` keeps the cursors only."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -178,15 +244,39 @@ class Recipe(Section):
     run_dir: Path
     seed: Annotated[int, Field(ge=0)] = 1234
     model: ModelConfig
+    index_cache: Path | None = None
+    """Folder for the document orders of large builds, shared by runs on the same data; default: in the run folder."""
     tokenizer: Path | None = None
     """Directory of the tokenizer that made the builds; copied into every checkpoint and export."""
     precision: Literal["fp32", "bf16"] = "bf16"
+    fp8: Literal["off", "current", "delayed"] = "off"
+    """Matrix products in FP8 with this scaling; needs TransformerEngine on Hopper or newer."""
+    fused_weight_gradient: bool = False
+    """Weight gradients added to their fp32 buffer inside the matrix product."""
+    loss_chunk_tokens: Annotated[int, Field(ge=0)] = 0
+    """Compute head and loss for so many tokens at a time, never all logits at once; 0 computes them together."""
+    deterministic: bool = False
+    """Refuse kernels whose result depends on timing, so that a repeated run is bit-equal."""
+    start_from: StartFrom | None = None
+    """Begin with another run's checkpoint (`from=RUN@STEP` on the command line)."""
     layout: LayoutConfig = LayoutConfig()
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def order_cache(self) -> Path:
+        return self.index_cache or self.run_dir / "index"
+
+    def layout_of(self, phase: PhaseConfig) -> LayoutConfig:
+        return phase.layout or self.layout
+
+    def model_of(self, phase: PhaseConfig) -> ModelConfig:
+        """The model with what phases up to this one have changed of it."""
+        bases = [p.rotary_base for p in self.phases[: self.phases.index(phase) + 1] if p.rotary_base]
+        return self.model.model_copy(update={"rotary_base": bases[-1]}) if bases else self.model
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Recipe:

@@ -29,15 +29,15 @@ class HeldOut:
     @classmethod
     def open(cls, source: SourceConfig, vocab_size: int, sequence_length: int, max_sequences: int) -> HeldOut:
         (build,) = open_builds(source, vocab_size)[:1]
-        windows = (len(build.tokens) - 1) // sequence_length
+        windows = (build.token_count - 1) // sequence_length
         if not windows:
-            raise SeedError(f"held-out source {source.name}: {len(build.tokens)} tokens are less than one sequence")
+            raise SeedError(f"held-out source {source.name}: {build.token_count} tokens are less than one sequence")
         manifest = read_manifest(build.prefix)
         density = manifest["size_bytes"] / manifest["tokens"] if manifest else None
         return cls(source.name, build, density, sequence_length, min(windows, max_sequences))
 
     def window(self, number: int) -> np.ndarray:
-        windows = (len(self.build.tokens) - 1) // self.sequence_length
+        windows = (self.build.token_count - 1) // self.sequence_length
         start = number * windows // self.sequences * self.sequence_length
         return np.asarray(self.build.tokens[start : start + self.sequence_length + 1], np.int64)
 

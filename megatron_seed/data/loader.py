@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from megatron_seed.config.schema import PhaseConfig, SourceConfig
-from megatron_seed.data.blend import Blend
+from megatron_seed.data.blend import Blend, BlendMemo
 from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens, read_manifest
-from megatron_seed.data.stream import TokenStream
+from megatron_seed.data.stream import Piece, TokenStream
 from megatron_seed.errors import SeedError
 
 Batch = dict[str, torch.Tensor]
-"""`tokens` and `labels`, int64 [micro_batch, seq]; `loss_mask`, fp32 [micro_batch, seq]."""
+"""`tokens` and `labels`, int64 [micro_batch, seq]; `loss_mask`, fp32 [micro_batch, seq]; see `collate`."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,31 @@ class PhaseData:
     streams: tuple[TokenStream, ...]
     blend: Blend
     cursors: Mapping[str, Cursor]
-    """Where the phase found each source."""
+    """Where the segment found each source; samples are counted from there."""
 
     @classmethod
-    def open(cls, phase: PhaseConfig, seed: int, vocab_size: int, cursors: Mapping[str, Cursor]) -> PhaseData:
+    def open(
+        cls,
+        phase: PhaseConfig,
+        seed: int,
+        vocab_size: int | None,
+        cursors: Mapping[str, Cursor],
+        memo: BlendMemo | None = None,
+        *,
+        order_cache: Path | None = None,
+        thorough: bool = False,
+    ) -> PhaseData:
         """Open every build of the phase; raises SeedError for one that is damaged or does not fit, by name."""
         streams = tuple(
-            TokenStream(source.name, open_builds(source, vocab_size, fim=phase.fim), seed) for source in phase.blend
+            TokenStream(
+                source.name,
+                open_builds(source, vocab_size, phase.fim if source.fim is None else source.fim, thorough),
+                seed,
+                order_cache,
+            )
+            for source in phase.blend
         )
-        return cls(phase, streams, Blend([source.weight for source in phase.blend]), dict(cursors))
+        return cls(phase, streams, Blend([source.weight for source in phase.blend], memo), dict(cursors))
 
     def sample(self, index: int) -> np.ndarray:
         """[sequence_length + 1] tokens; the last one is only a label."""
@@ -44,39 +61,87 @@ class PhaseData:
         parts = [stream.read(start, stop - start) for start, stop in self._windows(stream).ranges(before)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def cursors_after(self, samples: int) -> dict[str, Cursor]:
-        """Where each source stands once `samples` of the phase are consumed."""
-        given = self.blend.counts(samples).tolist()
-        own = {s.name: self._windows(s).after(count) for s, count in zip(self.streams, given, strict=True)}
-        return {**self.cursors, **own}
-
     def _windows(self, stream: TokenStream) -> Windows:
-        cursor = self.cursors.get(stream.name, Cursor())
-        return Windows(cursor, self.phase.sequence_length, self.phase.shuffle_block, f"{stream.seed}:{stream.name}")
+        return windows_of(self.phase, stream.seed, stream.name, self.cursors)
 
-    def micro_batches(self, step: int, data_rank: int, data_size: int) -> Iterator[Batch]:
-        """This rank's micro-batches of a step of the phase. All ranks together read global_batch_size samples."""
+    def pieces(self, index: int) -> tuple[TokenStream, list[Piece]]:
+        """The source of a sample and the documents that its sequence_length tokens come from."""
+        chosen, before = self.blend.source(index)
+        stream, left = self.streams[chosen], self.phase.sequence_length
+        pieces: list[Piece] = []
+        for start, stop in self._windows(stream).ranges(before):
+            pieces += stream.documents(start, min(stop - start, left))
+            left -= min(stop - start, left)
+        return stream, pieces
+
+    def documents(self, index: int) -> list[int]:
+        """Where documents, or parts of them, begin in a sample; the first is 0."""
+        chosen, before = self.blend.source(index)
+        stream, length = self.streams[chosen], self.phase.sequence_length
+        starts, filled = {0}, 0
+        for start, stop in self._windows(stream).ranges(before):
+            starts |= {filled, *(filled + place for place in stream.document_starts(start, stop - start))}
+            filled += stop - start
+        return sorted(start for start in starts if start < length)
+
+    def micro_batches(self, first_sample: int, batch_size: int, data_rank: int, data_size: int) -> Iterator[Batch]:
+        """This rank's micro-batches of a step over samples [first_sample, first_sample + batch_size)."""
         size = self.phase.micro_batch_size
-        first = step * self.phase.global_batch_size
-        for start in range(0, self.phase.global_batch_size, size * data_size):
-            begin = first + start + data_rank * size
-            yield collate([self.sample(index) for index in range(begin, begin + size)])
+        for start in range(0, batch_size, size * data_size):
+            begin = first_sample + start + data_rank * size
+            numbers = range(begin, begin + size)
+            documents = [self.documents(number) for number in numbers] if self.phase.document_mask else None
+            yield collate([self.sample(number) for number in numbers], documents)
 
 
-def collate(samples: list[np.ndarray]) -> Batch:
+def windows_of(phase: PhaseConfig, seed: int, source: str, cursors: Mapping[str, Cursor]) -> Windows:
+    """The samples of one source in a segment that begins at `cursors`."""
+    return Windows(cursors.get(source, Cursor()), phase.sequence_length, phase.shuffle_block, f"{seed}:{source}")
+
+
+def cursors_after(
+    phase: PhaseConfig, seed: int, cursors: Mapping[str, Cursor], memo: BlendMemo | None, samples: int
+) -> dict[str, Cursor]:
+    """Where each source stands once `samples` of a segment are consumed; needs no data to be there."""
+    counts = Blend([source.weight for source in phase.blend], memo).counts(samples).tolist()
+    names = [source.name for source in phase.blend]
+    own = {n: windows_of(phase, seed, n, cursors).after(count) for n, count in zip(names, counts, strict=True)}
+    return {**cursors, **own}
+
+
+def same_order(phase: PhaseConfig, other: PhaseConfig) -> bool:
+    """Both give the same samples in the same order from the same cursors."""
+    return (phase.blend, phase.sequence_length, phase.shuffle_block) == (
+        other.blend,
+        other.sequence_length,
+        other.shuffle_block,
+    )
+
+
+def collate(samples: list[np.ndarray], documents: list[list[int]] | None = None) -> Batch:
+    """Stack samples of [seq + 1] tokens. With document starts the batch also has `document_ends` [documents + 1] int32,
+    counted over all its rows, and no loss where the label belongs to another document."""
     tokens = torch.from_numpy(np.stack(samples))
-    return {
+    rows, length = tokens.shape[0], tokens.shape[1] - 1
+    batch = {
         "tokens": tokens[:, :-1].contiguous(),
         "labels": tokens[:, 1:].contiguous(),
-        "loss_mask": torch.ones(tokens.shape[0], tokens.shape[1] - 1),
+        "loss_mask": torch.ones(rows, length),
     }
+    if documents is not None:
+        starts = [row * length + start for row, own in enumerate(documents) for start in own]
+        batch["document_ends"] = torch.tensor([*starts, rows * length], dtype=torch.int32)
+        batch["loss_mask"].view(-1)[batch["document_ends"][1:].long() - 1] = 0.0
+    return batch
 
 
-def open_builds(source: SourceConfig, vocab_size: int, fim: float | None = None) -> list[IndexedTokens]:
-    """Open the builds of a source and hold their manifests against what the run expects."""
+def open_builds(
+    source: SourceConfig, vocab_size: int | None, fim: float | None = None, thorough: bool = False
+) -> list[IndexedTokens]:
+    """Open the builds of a source and hold their manifests against what the run expects (None: expects nothing)."""
     builds = []
     for prefix in source.builds:
-        build = IndexedTokens.open(prefix)
+        build = IndexedTokens.open(prefix, thorough)
         manifest = read_manifest(prefix)
         if manifest:
             _check_manifest(prefix, manifest, vocab_size, fim)
@@ -84,9 +149,9 @@ def open_builds(source: SourceConfig, vocab_size: int, fim: float | None = None)
     return builds
 
 
-def _check_manifest(prefix: str, manifest: dict, vocab_size: int, fim: float | None) -> None:
+def _check_manifest(prefix: str, manifest: dict, vocab_size: int | None, fim: float | None) -> None:
     made_for = manifest["tokenizer"]["vocab_size"]
-    if made_for > vocab_size:
+    if vocab_size is not None and made_for > vocab_size:
         raise SeedError(f"{prefix}: built with a tokenizer of {made_for} ids, but model.vocab_size is {vocab_size}")
     rate = manifest["fim"]["rate"]
     if fim is not None and rate != fim:

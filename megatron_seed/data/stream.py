@@ -5,11 +5,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from megatron_seed.data.indexed import IndexedTokens
-from megatron_seed.data.keyed import keyed_permutation
+from megatron_seed.data.order import epoch_order, order_key
+
+
+class Piece(NamedTuple):
+    """A run of tokens of one document."""
+
+    epoch: int
+    document: int
+    """Its number in the build that the epoch reads."""
+    first: int
+    """First token, counted in the document."""
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,8 @@ class TokenStream:
     builds: Sequence[IndexedTokens]
     """Epoch e reads builds[e % len(builds)]."""
     seed: int
+    order_cache: Path | None = None
+    """Folder for the orders of large builds; None keeps them in memory."""
     _epochs: dict[int, _Epoch] = field(default_factory=dict, repr=False)
 
     def read(self, position: int, length: int) -> np.ndarray:
@@ -33,10 +48,31 @@ class TokenStream:
             filled += len(part)
         return out
 
+    def document_starts(self, position: int, length: int) -> list[int]:
+        """Where documents begin in [position, position + length), counted from `position`."""
+        starts, filled = [], 0
+        while filled < length:
+            epoch, offset = self._locate(position + filled)
+            found, taken = self._epoch(epoch).document_starts(offset, length - filled)
+            starts += [filled + start for start in found]
+            filled += taken
+        return starts
+
+    def documents(self, position: int, length: int) -> list[Piece]:
+        """What [position, position + length) is made of."""
+        pieces: list[Piece] = []
+        filled = 0
+        while filled < length:
+            epoch, offset = self._locate(position + filled)
+            found = self._epoch(epoch).documents(epoch, offset, length - filled)
+            pieces += found
+            filled += sum(piece.tokens for piece in found)
+        return pieces
+
     @functools.cached_property
     def _round_tokens(self) -> np.ndarray:
         """[builds + 1], stream positions at which each build begins within one round over all of them."""
-        return np.concatenate([[0], np.cumsum([len(build.tokens) for build in self.builds])])
+        return np.concatenate([[0], np.cumsum([build.token_count for build in self.builds])])
 
     def _locate(self, position: int) -> tuple[int, int]:
         rounds, offset = divmod(position, int(self._round_tokens[-1]))
@@ -49,8 +85,8 @@ class TokenStream:
             for old in [known for known in self._epochs if abs(known - epoch) > 1]:
                 del self._epochs[old]
             build = self.builds[epoch % len(self.builds)]
-            order = keyed_permutation(len(build.document_lengths), f"{self.seed}:{self.name}:{epoch}")
-            self._epochs[epoch] = _Epoch(build, order, np.cumsum(build.document_lengths[order], dtype=np.int64))
+            order = epoch_order(build, order_key(self.seed, self.name, epoch), self.order_cache)
+            self._epochs[epoch] = _Epoch(build, order.documents, order.ends)
         return self._epochs[epoch]
 
 
@@ -76,3 +112,28 @@ class _Epoch:
             missing -= len(part)
             place += 1
         return np.concatenate(parts)
+
+    def document_starts(self, offset: int, length: int) -> tuple[list[int], int]:
+        """Starts of documents after `offset`, counted from it, and how many tokens were looked at."""
+        taken = min(length, int(self.ends[-1]) - offset)
+        first = int(np.searchsorted(self.ends, offset, side="right"))
+        last = int(np.searchsorted(self.ends, offset + taken, side="left"))
+        starts = (self.ends[max(0, first - 1) : last] - offset).tolist()
+        if first == 0:
+            starts = [-offset, *starts]
+        return sorted({start for start in starts if 0 <= start < taken}), taken
+
+    def documents(self, epoch: int, offset: int, length: int) -> list[Piece]:
+        """Up to `length` tokens from `offset`, by document."""
+        place = int(np.searchsorted(self.ends, offset, side="right"))
+        missing = min(length, int(self.ends[-1]) - offset)
+        pieces = []
+        while missing:
+            document = int(self.order[place])
+            left = int(self.ends[place]) - offset
+            first = int(self.build.document_lengths[document]) - left
+            taken = min(left, missing)
+            if taken:
+                pieces.append(Piece(epoch, document, first, taken))
+            offset, missing, place = offset + taken, missing - taken, place + 1
+        return pieces

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_seed.config.schema import LayoutConfig, ModelConfig
+from megatron_seed.model.chunked_loss import chunked_head_loss
 from megatron_seed.model.cross_entropy import vocab_parallel_cross_entropy
 from megatron_seed.model.initialise import initialise, mark_sharded
 from megatron_seed.model.spec import SpecName, choose_spec, layer_spec
@@ -19,60 +21,97 @@ from megatron_seed.runtime import device
 Precision = Literal["fp32", "bf16"]
 
 
-class SeedModel(GPTModel):
-    """megatron-core's GPTModel whose loss ignores the padded rows of the vocabulary."""
+@dataclass(frozen=True)
+class Compute:
+    """How the model computes; none of it changes what is computed, but for rounding."""
 
-    def __init__(self, *args: object, real_vocab_size: int, **kwargs: object) -> None:
+    precision: Precision = "fp32"
+    fp8: Literal["off", "current", "delayed"] = "off"
+    fused_weight_gradient: bool = False
+    loss_chunk_tokens: int = 0
+    deterministic: bool = False
+
+
+class SeedModel(GPTModel):
+    """megatron-core's GPTModel whose loss ignores the padded rows of the vocabulary and may come in chunks."""
+
+    def __init__(self, *args: Any, real_vocab_size: int, loss_chunk_tokens: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
+        self.loss_chunk_tokens = loss_chunk_tokens
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross entropy in nats, [batch, seq]. labels: [batch, seq]; logits: [seq, batch, this rank's vocabulary]."""
-        loss = vocab_parallel_cross_entropy(logits, labels.t(), self.real_vocab_size)
+        return vocab_parallel_cross_entropy(logits, labels.t(), self.real_vocab_size).t()
+
+    def _postprocess(self, hidden_states: torch.Tensor, *args: Any, labels: Any = None, **kwargs: Any) -> torch.Tensor:
+        """megatron-core's step from hidden states [seq, batch, hidden] to loss or logits."""
+        if not (self.post_process and labels is not None and self.loss_chunk_tokens):
+            return super()._postprocess(hidden_states, *args, labels=labels, **kwargs)
+        tied = self.share_embeddings_and_output_weights
+        loss = chunked_head_loss(
+            hidden_states,
+            self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+            labels.t(),
+            self.real_vocab_size,
+            self.loss_chunk_tokens,
+            self.config.sequence_parallel,
+            self.config.gradient_accumulation_fusion,
+        )
         return loss.t()
 
 
 def build_model(
     config: ModelConfig,
     layout: LayoutConfig,
-    precision: Precision,
+    compute: Compute | Precision = "fp32",
     *,
     seed: int | None = None,
     spec: SpecName | None = None,
 ) -> list[SeedModel]:
-    """Build this rank's part of the model, on its device, one chunk per pipeline stage it holds.
+    """Build this rank's part of the model, on its device, one chunk per (virtual) pipeline stage it holds.
 
     Process groups must be there. With a seed the parameters are initialised, keyed by seed and parameter name; without
     one they are left as they come, to be loaded.
     """
-    core = transformer_config(config, layout, precision)
-    spec = spec or choose_spec()
+    compute = Compute(compute) if isinstance(compute, str) else compute
+    core = transformer_config(config, layout, compute)
+    stages = range(layout.virtual_pipeline) if layout.virtual_pipeline > 1 else [None]
+    chunks = [_build_chunk(config, core, compute, spec or choose_spec(), stage) for stage in stages]
+    for chunk in chunks:
+        mark_sharded(chunk)
+        if seed is not None:
+            initialise(chunk, config, seed)
+    return chunks
+
+
+def _build_chunk(
+    config: ModelConfig, core: TransformerConfig, compute: Compute, spec: SpecName, stage: int | None
+) -> SeedModel:
     chunk = SeedModel(
         config=core,
-        transformer_layer_spec=layer_spec(spec, core, config.rotary_base),
+        transformer_layer_spec=layer_spec(spec, core, config.rotary_base, stage),
         vocab_size=config.padded_vocab_size,
         real_vocab_size=config.vocab_size,
+        loss_chunk_tokens=compute.loss_chunk_tokens,
         max_sequence_length=config.max_sequence_length,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         share_embeddings_and_output_weights=config.tied_embeddings,
         # The sdpa spec's attention applies rotary positions itself.
         position_embedding_type="rope" if spec == "te" else "none",
         rotary_base=config.rotary_base,
+        vp_stage=stage,
     )
     chunk = chunk.to(device.device(torch.cuda.current_device() if device.has_gpu() else 0))
-    if precision == "bf16":
-        chunk = chunk.bfloat16()
-    mark_sharded(chunk)
-    if seed is not None:
-        initialise(chunk, config, seed)
-    return [chunk]
+    return chunk.bfloat16() if compute.precision == "bf16" else chunk
 
 
-def transformer_config(config: ModelConfig, layout: LayoutConfig, precision: Precision) -> TransformerConfig:
+def transformer_config(config: ModelConfig, layout: LayoutConfig, compute: Compute) -> TransformerConfig:
     """megatron-core's configuration. Only what differs from its defaults, and only what 0.16 to 0.19 share."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
     gpu = device.has_gpu()
+    interleaved = layout.virtual_pipeline > 1
     return TransformerConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
@@ -90,16 +129,31 @@ def transformer_config(config: ModelConfig, layout: LayoutConfig, precision: Pre
         init_method_std=config.init_std,
         tensor_model_parallel_size=layout.tensor_parallel,
         pipeline_model_parallel_size=layout.pipeline_parallel,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
+        context_parallel_size=layout.context_parallel,
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bf16=precision == "bf16",
+        bf16=compute.precision == "bf16",
+        fp8="hybrid" if compute.fp8 != "off" else None,
+        fp8_recipe="tensorwise" if compute.fp8 == "current" else "delayed",
         perform_initialization=False,
         use_cpu_initialization=not gpu,
         calculate_per_token_loss=True,
         bias_activation_fusion=gpu,
         bias_dropout_fusion=gpu,
+        apply_rope_fusion=device.has_transformer_engine(),
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
-        batch_p2p_comm=gpu,
+        gradient_accumulation_fusion=compute.fused_weight_gradient,
+        deterministic_mode=compute.deterministic,
+        # Interleaved stages send to themselves in a ring; batched sends there give wrong gradients without an error.
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=gpu and not interleaved,
+        **_recompute(layout),
     )
+
+
+def _recompute(layout: LayoutConfig) -> dict[str, Any]:
+    if layout.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {"recompute_granularity": "selective"} if layout.recompute == "selective" else {}

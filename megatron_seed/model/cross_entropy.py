@@ -23,34 +23,40 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, real_vocab_size: int) -> torch.Tensor:
-        group = parallel_state.get_tensor_model_parallel_group()
-        split = group.size() > 1
-        rows = logits.shape[-1]
-        start = rows * group.rank()
-        real = max(0, min(rows, real_vocab_size - start))
-        dtype = logits.dtype
-        scores = logits.detach().float().view(-1, rows)
-        labels = labels.reshape(-1) - start
-        mine = (labels >= 0) & (labels < rows)
-        labels = labels.clamp(0, rows - 1)
-        scores[:, real:] = -torch.inf
-        if split:
-            loss = _split_softmax_(scores, labels, mine, group)
-        else:
-            torch.log_softmax(scores, -1, out=scores)
-            loss = -scores.gather(1, labels[:, None]).squeeze(1)
-            scores.exp_()
-        ctx.save_for_backward(scores, labels, mine)
-        ctx.dtype = dtype
-        ctx.shape = logits.shape
+        rows = logits.detach().view(-1, logits.shape[-1])
+        softmax, loss, own, mine = softmax_and_loss(rows, labels.reshape(-1), real_vocab_size)
+        ctx.save_for_backward(softmax, own, mine)
+        ctx.dtype, ctx.shape = logits.dtype, logits.shape
         return loss.view(logits.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        softmax, labels, mine = ctx.saved_tensors
-        softmax.scatter_add_(1, labels[:, None], -mine[:, None].to(softmax.dtype))
-        softmax.mul_(grad.reshape(-1, 1))
-        return softmax.view(ctx.shape).to(ctx.dtype), None, None
+        softmax, own, mine = ctx.saved_tensors
+        softmax.scatter_add_(1, own[:, None], -mine[:, None].to(softmax.dtype))
+        return softmax.mul_(grad.reshape(-1, 1)).view(ctx.shape).to(ctx.dtype), None, None
+
+
+def softmax_and_loss(
+    logits: torch.Tensor, labels: torch.Tensor, real_vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Softmax and loss of [tokens, rows of this rank] logits, which are overwritten when they are fp32.
+
+    Returns the softmax [tokens, rows] in fp32, the loss [tokens], each label's row of this rank [tokens] (clamped), and
+    whether it is one of this rank's [tokens].
+    """
+    group = parallel_state.get_tensor_model_parallel_group()
+    rows = logits.shape[-1]
+    start = rows * group.rank()
+    scores = logits.float()
+    own = labels - start
+    mine = (own >= 0) & (own < rows)
+    own = own.clamp(0, rows - 1)
+    scores[:, max(0, min(rows, real_vocab_size - start)) :] = -torch.inf
+    if group.size() > 1:
+        return scores, _split_softmax_(scores, own, mine, group), own, mine
+    torch.log_softmax(scores, -1, out=scores)
+    loss = -scores.gather(1, own[:, None]).squeeze(1)
+    return scores.exp_(), loss, own, mine
 
 
 def _split_softmax_(

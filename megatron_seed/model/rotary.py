@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 
-def rotate(tensor: torch.Tensor, positions: slice, base: float) -> torch.Tensor:
+def rotate(tensor: torch.Tensor, positions: slice | torch.Tensor, base: float) -> torch.Tensor:
     """Rotate queries or keys by their positions.
 
-    tensor: [seq, batch, heads, head_dim]; positions: those of its sequence. Returns [batch, heads, seq, head_dim].
+    tensor: [seq, batch, heads, head_dim]; positions: of its sequence, a slice or [seq] int64. Same shape and layout.
     """
-    cos, sin = _table(positions.stop, tensor.shape[-1] // 2, base, tensor.device, tensor.dtype)
-    return _Rotate.apply(tensor.permute(1, 2, 0, 3), cos[positions], sin[positions])
+    last = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
+    cos, sin = _table(_rounded(last), tensor.shape[-1] // 2, base, tensor.device, tensor.dtype)
+    return _Rotate.apply(tensor, cos[positions][:, None, None], sin[positions][:, None, None])
 
 
 class _Rotate(torch.autograd.Function):
@@ -31,8 +32,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotated(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: float) -> torch.Tensor:
-    # The result is laid out [seq, batch, ...] in memory when the input is: neither side then pays for a copy.
-    result = torch.empty_like(tensor)
+    result = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     first, second = tensor.chunk(2, -1)
     to_first, to_second = result.chunk(2, -1)
     torch.mul(first, cos, out=to_first)
@@ -40,6 +40,11 @@ def _rotated(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, directi
     torch.mul(second, cos, out=to_second)
     to_second.addcmul_(first, sin, value=direction)
     return result
+
+
+def _rounded(length: int) -> int:
+    """Up to a power of two: a table that grows token by token, in decoding, is made anew seldom."""
+    return 1 << max(8, (length - 1).bit_length())
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,7 +25,7 @@ def choose_spec() -> SpecName:
 
 
 def layer_spec(
-    name: SpecName, config: TransformerConfig, rotary_base: float
+    name: SpecName, config: TransformerConfig, rotary_base: float, virtual_stage: int | None = None
 ) -> ModuleSpec | TransformerBlockSubmodules:
     """What GPTModel takes as `transformer_layer_spec`. Both save their parameters under the same names."""
     if name == "te":
@@ -36,7 +36,9 @@ def layer_spec(
     layer.submodules.self_attention.submodules.core_attention = ModuleSpec(
         module=SdpaCoreAttention, params={"rotary_base": rotary_base}
     )
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage=virtual_stage), layer_norm=RMSNorm
+    )
 
 
 class RMSNorm(torch.nn.RMSNorm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,13 +20,20 @@ def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> lis
     """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of a step."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=layout.distributed_optimizer
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=layout.distributed_optimizer,
+        overlap_grad_reduce=layout.overlap_grad_reduce,
+        overlap_param_gather=layout.overlap_param_gather,
     )
-    config.finalize_model_grads_func = finalize_model_grads
-    return [
+    models = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=number > 0)
         for number, chunk in enumerate(chunks)
     ]
+    config.finalize_model_grads_func = finalize_model_grads
+    if layout.overlap_grad_reduce:
+        no_sync = [model.no_sync for model in models]
+        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
+    return models
 
 
 def build_optimizer(
@@ -45,6 +53,7 @@ def build_optimizer(
             bf16=precision == "bf16",
             params_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
             use_distributed_optimizer=layout.distributed_optimizer,
+            overlap_param_gather=layout.overlap_param_gather,
         ),
         list(models),
     )
@@ -53,6 +62,19 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["weight_decay"] = config.weight_decay * group.get("wd_mult", 1.0)
     return optimizer
+
+
+@contextlib.contextmanager
+def whole_parameters(models: Sequence[DistributedDataParallel]) -> Iterator[None]:
+    """Inside, every rank's parameters are up to date, also where gathering them would wait for the next forward."""
+    waiting = [model for model in models if model.ddp_config.overlap_param_gather]
+    for model in waiting:
+        model.disable_forward_pre_hook(param_sync=True)
+    try:
+        yield
+    finally:
+        for model in waiting:
+            model.enable_forward_pre_hook()
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron_seed.config.schema import LayoutConfig
 from megatron_seed.config.validate import data_parallel_size
 from megatron_seed.errors import SeedError
-from megatron_seed.runtime import cpu_proxy, device
+from megatron_seed.runtime import cpu_proxy, device, weight_gradient
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Groups:
     launch: Launch
     tensor_rank: int
     pipeline_rank: int
+    context_rank: int
+    context_size: int
     data_rank: int
     data_size: int
     first_stage: bool
@@ -110,10 +112,17 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def process_groups(layout: LayoutConfig, seed: int, timeout_s: float = 1800.0) -> Iterator[Groups]:
-    """Join the job, lay out its groups, seed megatron-core's generators; leave cleanly at the end."""
+    """Join the job and lay it out; leave cleanly at the end."""
+    with job(timeout_s) as launch, laid_out(launch, layout, seed) as groups:
+        yield groups
+
+
+@contextlib.contextmanager
+def job(timeout_s: float = 1800.0) -> Iterator[Launch]:
+    """Join the processes of this job. `timeout_s` is the longest that a collective may take."""
     launch = read_launch()
-    data_parallel_size(layout, launch.world_size)
     cpu_proxy.install()
+    weight_gradient.install()
     device.use_threads(launch.local_world_size)
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if device.has_gpu():
@@ -125,18 +134,30 @@ def process_groups(layout: LayoutConfig, seed: int, timeout_s: float = 1800.0) -
         world_size=launch.world_size,
         timeout=timedelta(seconds=timeout_s),
     )
+    try:
+        yield launch
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def laid_out(launch: Launch, layout: LayoutConfig, seed: int) -> Iterator[Groups]:
+    """Groups of a layout over the processes of the job, for as long as the context lasts; seeds the generators."""
     from megatron.core import parallel_state, tensor_parallel
 
+    data_parallel_size(layout, launch.world_size)
+    virtual = layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor_parallel,
+        pipeline_model_parallel_size=layout.pipeline_parallel,
+        virtual_pipeline_model_parallel_size=virtual,
+        context_parallel_size=layout.context_parallel,
+    )
     try:
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tensor_parallel,
-            pipeline_model_parallel_size=layout.pipeline_parallel,
-        )
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
         yield _describe(launch)
     finally:
         parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
 
 
 def _describe(launch: Launch) -> Groups:
@@ -146,8 +167,10 @@ def _describe(launch: Launch) -> Groups:
         launch=launch,
         tensor_rank=state.get_tensor_model_parallel_rank(),
         pipeline_rank=state.get_pipeline_model_parallel_rank(),
+        context_rank=state.get_context_parallel_rank(),
+        context_size=state.get_context_parallel_world_size(),
         data_rank=state.get_data_parallel_rank(),
         data_size=state.get_data_parallel_world_size(),
-        first_stage=state.is_pipeline_first_stage(),
-        last_stage=state.is_pipeline_last_stage(),
+        first_stage=state.get_pipeline_model_parallel_rank() == 0,
+        last_stage=state.get_pipeline_model_parallel_rank() == state.get_pipeline_model_parallel_world_size() - 1,
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import PhaseConfig, Recipe
-from megatron_seed.data.loader import PhaseData
-from megatron_seed.errors import SeedError
+from megatron_seed.data.loader import PhaseData, cursors_after
 from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
 from megatron_seed.train.hooks import Hook, StepRecord
@@ -19,57 +18,75 @@ if TYPE_CHECKING:
     from megatron_seed.train.run import Run
 
 
-def run_phases(run: Run, progress: Progress, hooks: Sequence[Hook]) -> Progress:
-    """Run every phase that is not over yet, from where `progress` stands."""
-    recipe = run.recipe
+def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
+    """Run phases of one layout, from where `progress` stands in the first of them."""
     for hook in hooks:
         hook.start(progress)
-    for phase in recipe.phases[_phase_index(recipe, progress) :]:
-        if phase.name != progress.phase:
-            progress = progress.model_copy(update={"phase": phase.name, "phase_step": 0})
-        data = PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, progress.cursors)
-        for _ in range(progress.phase_step, phase.steps):
+    for phase in phases:
+        progress = _enter(run.recipe, phase, progress)
+        data = PhaseData.open(
+            phase,
+            run.recipe.seed,
+            run.recipe.model.vocab_size,
+            progress.cursors,
+            progress.blend,
+            order_cache=run.recipe.order_cache,
+        )
+        run.recorder.note(segment_row(run.recipe, phase, progress))
+        while progress.phase_tokens < phase.tokens:
             record = _step(run, phase, data, progress)
             progress = record.progress
             for hook in hooks:
                 hook.after_step(record)
-        # The next phase begins where this one left each source.
-        after = data.cursors_after(progress.phase_step * phase.global_batch_size)
-        progress = progress.model_copy(update={"cursors": after})
     for hook in hooks:
         hook.finish(progress)
     return progress
 
 
+def _enter(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> Progress:
+    """At the border of two phases each source goes on from where the one before left it."""
+    if progress.phase == phase.name:
+        return progress
+    before = next((known for known in recipe.phases if known.name == progress.phase), None)
+    if before:
+        after = cursors_after(before, recipe.seed, progress.cursors, progress.blend, progress.segment_samples)
+        progress = progress.new_segment(after)
+    return progress.model_copy(update={"phase": phase.name, "phase_tokens": 0})
+
+
+def segment_row(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> dict[str, Any]:
+    """What decides the samples of the steps to come; `trace` reads it."""
+    return {
+        "kind": "segment",
+        "step": progress.step,
+        "seed": recipe.seed,
+        "phase": phase.model_dump(mode="json"),
+        **progress.model_dump(mode="json", include={"phase_tokens", "segment_samples", "cursors", "blend"}),
+    }
+
+
 def _step(run: Run, phase: PhaseConfig, data: PhaseData, progress: Progress) -> StepRecord:
     groups = run.groups
     began = time.perf_counter()
-    in_phase = (progress.phase_step + 1) * phase.tokens_per_step
-    rate = learning_rate_at(phase.learning_rate, in_phase, phase.tokens)
+    size = phase.batch_size_at(progress.phase_tokens)
+    tokens = size * phase.sequence_length
+    rate = learning_rate_at(phase.learning_rate, progress.phase_tokens + tokens, phase.tokens)
     set_learning_rate(run.optimizer, rate)
     result = train_step(
         run.models,
         run.optimizer,
-        data.micro_batches(progress.phase_step, groups.data_rank, groups.data_size),
-        phase.global_batch_size // (phase.micro_batch_size * groups.data_size),
+        data.micro_batches(progress.segment_samples, size, groups.data_rank, groups.data_size),
+        size // (phase.micro_batch_size * groups.data_size),
         groups,
     )
+    samples = progress.segment_samples + size
     progress = progress.model_copy(
         update={
             "step": progress.step + 1,
-            "phase_step": progress.phase_step + 1,
-            "consumed_tokens": progress.consumed_tokens + phase.tokens_per_step,
+            "phase_tokens": progress.phase_tokens + tokens,
+            "consumed_tokens": progress.consumed_tokens + tokens,
+            "segment_samples": samples,
+            "blend": data.blend.memo(samples),
         }
     )
-    seconds = time.perf_counter() - began
-    return StepRecord(progress, result, rate, seconds, phase.tokens_per_step)
-
-
-def _phase_index(recipe: Recipe, progress: Progress) -> int:
-    names = [phase.name for phase in recipe.phases]
-    if progress.phase not in names:
-        raise SeedError(
-            f"the checkpoint stands in phase {progress.phase!r}, which the recipe does not have; its phases: "
-            f"{', '.join(names)}"
-        )
-    return names.index(progress.phase)
+    return StepRecord(progress, result, rate, time.perf_counter() - began, tokens)

@@ -33,6 +33,11 @@ class Recorder:
         for sink in self.sinks:
             sink.write(row)
 
+    def note(self, row: Row) -> None:
+        """A row for metrics.jsonl alone."""
+        for sink in self.sinks[:1]:
+            sink.write(row)
+
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()

@@ -1,31 +1,37 @@
-"""A training run from recipe to last step: build, resume, loop."""
+"""A training run from recipe to last step: build, resume, loop, and build again where a phase changes the layout."""
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
+from rich.console import Console
+from rich.progress import Progress as Bars
 
 from megatron_seed.checkpoint import manifest
-from megatron_seed.checkpoint.load import load_checkpoint, newest_good
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import dump_recipe
-from megatron_seed.config.schema import Recipe
+from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.config.validate import check_layout
 from megatron_seed.data.held_out import HeldOut
 from megatron_seed.data.loader import PhaseData
+from megatron_seed.data.order import build_orders, missing_orders
 from megatron_seed.errors import SeedError
-from megatron_seed.model.build import build_model
+from megatron_seed.model.build import Compute, build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
-from megatron_seed.runtime.groups import Groups, process_groups, read_launch
+from megatron_seed.runtime.features import check_features, use_deterministic_kernels
+from megatron_seed.runtime.groups import Groups, job, laid_out, read_launch
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
 from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
+from megatron_seed.train.resume import find_start, load_start, phases_left
 
 logger = logging.getLogger(__name__)
 
@@ -44,47 +50,96 @@ class Run:
 def train(recipe: Recipe) -> Progress:
     """Train a recipe to its end, going on from the newest good checkpoint of its run folder.
 
-    Raises SeedError before anything starts when layout or data cannot work.
+    Raises SeedError before anything starts when layout, data or machine cannot work.
     """
     check_layout(recipe, read_launch().world_size)
-    held_out = check_data(recipe)
-    with process_groups(recipe.layout, recipe.seed) as groups:
-        run, progress = start(recipe, groups)
-        try:
-            return run_phases(run, progress, [LogHook(run), EvaluateHook(run, held_out), SaveHook(run)])
-        finally:
-            run.recorder.close()
+    check_features(recipe)
+    launch = read_launch()
+    check_data(recipe, thorough=launch.local_rank == 0)
+    prepare_orders(recipe, builds=launch.local_rank == 0)
+    if recipe.deterministic:
+        use_deterministic_kernels()
+    with job() as launch:
+        progress = Progress()
+        for phases in _stretches(recipe):
+            with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
+                progress = _train_stretch(recipe, phases, groups)
+    return progress
 
 
-def check_data(recipe: Recipe) -> list[HeldOut]:
+def check_data(recipe: Recipe, thorough: bool = True) -> None:
     """Open every build of every phase once; raises SeedError for what is damaged, missing or does not fit."""
     for phase in recipe.phases:
-        PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {})
+        PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
+        _held_out(recipe, phase)
     if recipe.tokenizer and not recipe.tokenizer.is_dir():
         raise SeedError(f"tokenizer {recipe.tokenizer}: no such directory")
-    evaluation = recipe.evaluation
-    length = max(phase.sequence_length for phase in recipe.phases)
-    return [
-        HeldOut.open(source, recipe.model.vocab_size, length, evaluation.max_sequences)
-        for source in evaluation.held_out
-    ]
 
 
-def start(recipe: Recipe, groups: Groups) -> tuple[Run, Progress]:
-    """Build model and optimizer and put them where the run stands."""
+def prepare_orders(recipe: Recipe, builds: bool) -> None:
+    """Have the document orders of large builds in place before the job's first collective, which could time out.
+
+    One process of each node makes what is missing; the others look for the files now and then.
+    """
+    if builds:
+        with Bars(console=Console(stderr=True), transient=True) as bars:
+            build_orders(recipe, bars)
+    while missing_orders(recipe):
+        time.sleep(1.0)
+
+
+def start(recipe: Recipe, groups: Groups, phase: PhaseConfig | None = None) -> tuple[Run, Progress]:
+    """Build model and optimizer for a phase (default: the first) and put them where the run stands."""
+    phase = phase or recipe.phases[0]
+    layout = recipe.layout_of(phase)
     if groups.is_main:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         manifest.write_text(recipe.run_dir / "config.yaml", dump_recipe(recipe))
-    checkpoint = newest_good(recipe.run_dir, groups)
+    where = find_start(recipe, groups)
     chunks = build_model(
-        recipe.model, recipe.layout, recipe.precision, seed=recipe.seed if checkpoint is None else None
+        recipe.model_of(phase), layout, compute_of(recipe), seed=recipe.seed if where is None else None
     )
-    models = wrap_data_parallel(chunks, recipe.layout)
-    optimizer = build_optimizer(models, recipe.optimizer, recipe.layout, recipe.precision)
-    progress = Progress(phase=recipe.phases[0].name)
-    if checkpoint is not None:
-        progress = load_checkpoint(checkpoint, models, optimizer)
-        if groups.is_main:
-            logger.info("resumed from %s: step %d, %d tokens", checkpoint, progress.step, progress.consumed_tokens)
-    recorder = Recorder(recipe, progress.step, active=groups.is_main)
-    return Run(recipe, groups, models, optimizer, recorder), progress
+    models = wrap_data_parallel(chunks, layout)
+    optimizer = build_optimizer(models, recipe.optimizer, layout, recipe.precision)
+    progress = load_start(where, recipe, models, optimizer, groups) if where else Progress()
+    return Run(recipe, groups, models, optimizer, Recorder(recipe, progress.step, active=groups.is_main)), progress
+
+
+def compute_of(recipe: Recipe) -> Compute:
+    return Compute(
+        recipe.precision,
+        recipe.fp8,
+        recipe.fused_weight_gradient,
+        recipe.loss_chunk_tokens,
+        recipe.deterministic,
+    )
+
+
+def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
+    """Neighbouring phases that one built model can train."""
+
+    def built(phase: PhaseConfig) -> tuple[object, ...]:
+        return recipe.layout_of(phase), recipe.model_of(phase)
+
+    return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
+
+
+def _train_stretch(recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups) -> Progress:
+    """Train what is left of these phases; its last checkpoint is where the next stretch begins."""
+    run, progress = start(recipe, groups, phases[0])
+    left = phases_left(recipe, phases, progress)
+    try:
+        if left:
+            hooks = [LogHook(run), EvaluateHook(run, _held_out(recipe, left[0])), SaveHook(run)]
+            progress = run_phases(run, left, progress, hooks)
+    finally:
+        run.recorder.close()
+    return progress
+
+
+def _held_out(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
+    evaluation = recipe.evaluation
+    return [
+        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, evaluation.max_sequences)
+        for source in evaluation.held_out
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,11 @@ import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_seed.data.loader import Batch
+from megatron_seed.model.context import take_pieces
 from megatron_seed.runtime import device
 from megatron_seed.runtime.groups import Groups
 
@@ -39,7 +43,7 @@ def train_step(
     for model in models:
         model.zero_grad_buffer()
     optimizer.zero_grad()
-    sums = _run(models, batches, micro_batches, forward_only=False)
+    sums = _run(models, batches, micro_batches, groups, forward_only=False)
     applied, grad_norm, _ = optimizer.step()
     loss, tokens = _over_replicas(sums, groups).tolist()
     return StepResult(loss / tokens, float(grad_norm or 0.0), bool(applied))
@@ -52,7 +56,7 @@ def evaluate(
     for model in models:
         model.eval()
     with torch.no_grad():
-        sums = _run(models, batches, micro_batches, forward_only=True)
+        sums = _run(models, batches, micro_batches, groups, forward_only=True)
     for model in models:
         model.train()
     loss, tokens = _over_replicas(sums, groups).tolist()
@@ -60,18 +64,26 @@ def evaluate(
 
 
 def _run(
-    models: Sequence[DistributedDataParallel], batches: Iterator[Batch], micro_batches: int, forward_only: bool
+    models: Sequence[DistributedDataParallel],
+    batches: Iterator[Batch],
+    micro_batches: int,
+    groups: Groups,
+    forward_only: bool,
 ) -> torch.Tensor:
     """[2]: summed loss and counted tokens of this rank; zeros on all but the last pipeline stage."""
     first = next(batches)
-    size, sequence_length = first["tokens"].shape
+    rows, length = first["tokens"].shape
+    if "document_ends" in first:  # packed into one row
+        rows, length = 1, rows * length
+    # Each chunk of an interleaved pipeline goes through the same batches at its own pace.
+    iterators = itertools.tee(itertools.chain([first], batches), len(models))
     outputs = get_forward_backward_func()(
-        forward_step_func=_forward_step,
-        data_iterator=_chain(first, batches),
+        forward_step_func=functools.partial(_forward_step, groups),
+        data_iterator=list(iterators) if len(models) > 1 else iterators[0],
         model=list(models) if len(models) > 1 else models[0],
         num_microbatches=micro_batches,
-        seq_length=sequence_length,
-        micro_batch_size=size,
+        seq_length=length,
+        micro_batch_size=rows,
         forward_only=forward_only,
     )
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
@@ -80,17 +92,17 @@ def _run(
     return sums
 
 
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
-
-
-def _forward_step(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
+def _forward_step(groups: Groups, batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
     where = next(model.parameters()).device
     batch = {name: tensor.to(where, non_blocking=True) for name, tensor in next(batches).items()}
+    ends = batch.pop("document_ends", None)
+    packed = _packed(ends) if ends is not None else None
+    if packed:
+        batch = {name: tensor.reshape(1, -1) for name, tensor in batch.items()}
     rows, length = batch["tokens"].shape
-    positions = torch.arange(length, device=where).expand(rows, -1)
-    output = model(batch["tokens"], positions, None, labels=batch["labels"])
+    batch["positions"] = torch.arange(length, device=where).expand(rows, -1)
+    batch = {name: take_pieces(t, groups.context_rank, groups.context_size, 1) for name, t in batch.items()}
+    output = model(batch["tokens"], batch["positions"], None, labels=batch["labels"], packed_seq_params=packed)
 
     def reduce_loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         mask = batch["loss_mask"]
@@ -100,6 +112,13 @@ def _forward_step(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, A
         return total, tokens.int(), {"sums": torch.stack([total.detach().clone(), tokens])}
 
     return output, reduce_loss
+
+
+def _packed(ends: torch.Tensor) -> PackedSeqParams:
+    longest = int(ends.diff().max())
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
 
 
 def _over_replicas(sums: torch.Tensor, groups: Groups) -> torch.Tensor:

@@ -22,6 +22,31 @@ LAYOUTS = {
     "TP2+SP": (2, {"tensor_parallel": 2, "sequence_parallel": True}),
     "DP2+distributed optimizer": (2, {"distributed_optimizer": True}),
     "TP2xPP2": (4, {"tensor_parallel": 2, "pipeline_parallel": 2}),
+    "PP2xVPP2": (2, {"pipeline_parallel": 2, "virtual_pipeline": 2}),
+    "CP2": (2, {"context_parallel": 2}),
+    "CP2xTP2+SP": (4, {"context_parallel": 2, "tensor_parallel": 2, "sequence_parallel": True}),
+    "PP2xVPP2xDP2+distributed optimizer+overlap": (
+        4,
+        {
+            "pipeline_parallel": 2,
+            "virtual_pipeline": 2,
+            "distributed_optimizer": True,
+            "overlap_grad_reduce": True,
+            "overlap_param_gather": True,
+        },
+    ),
+    "full recompute": (1, {"recompute": "full"}),
+    "TP2+selective recompute": (2, {"tensor_parallel": 2, "recompute": "selective"}),
+}
+COMPUTE = {
+    "loss in chunks": (1, {}, {"loss_chunk_tokens": 7}),
+    "loss in chunks, TP2+SP": (2, {"tensor_parallel": 2, "sequence_parallel": True}, {"loss_chunk_tokens": 10}),
+    "fused weight gradient": (1, {}, {"fused_weight_gradient": True}),
+    "all of it, TP2": (
+        2,
+        {"tensor_parallel": 2},
+        {"fused_weight_gradient": True, "loss_chunk_tokens": 7, "deterministic": True},
+    ),
 }
 
 
@@ -60,15 +85,15 @@ def reference(trained: dict[str, Path], tiny_recipe: Callable[..., Path], start:
     return trained["reference"]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [*LAYOUTS, *COMPUTE])
 def test_a_layout_agrees_with_one_process(
     name: str, reference: Path, tiny_recipe: Callable[..., Path], start: Callable
 ) -> None:
     expected = losses(reference)
     assert len(expected) == STEPS
     assert expected[0] - expected[-1] >= 0.5
-    processes, layout = LAYOUTS[name]
-    recipe = tiny_recipe("layout", layout={"distributed_optimizer": False, **layout})
+    processes, layout, compute = ({name: (*row, {}) for name, row in LAYOUTS.items()} | COMPUTE)[name]
+    recipe = tiny_recipe("layout", layout={"distributed_optimizer": False, **layout}, **compute)
     start("-m", "megatron_seed.train", recipe, processes=processes)
     run_dir = recipe.with_suffix("")
     assert losses(run_dir) == pytest.approx(expected, abs=1e-5)
@@ -106,7 +131,7 @@ def test_one_process_agrees_with_transformers(
     )
     theirs = []
     for step in range(STEPS):
-        batches = list(data.micro_batches(step, 0, 1))
+        batches = list(data.micro_batches(8 * step, 8, 0, 1))
         tokens, labels = (torch.cat([batch[key] for batch in batches]) for key in ("tokens", "labels"))
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), labels.flatten())

@@ -94,5 +94,6 @@ def test_a_held_out_build_that_is_too_short_is_refused(build: Path) -> None:
 
 
 def test_unigram_entropy_of_equal_frequencies() -> None:
-    tokens = IndexedTokens(Path("x"), np.tile(np.arange(8, dtype=np.int32), 10), np.asarray([80]))
+    tokens = IndexedTokens(Path("x"), np.dtype(np.int32), 80, np.asarray([80]))
+    tokens.__dict__["tokens"] = np.tile(np.arange(8, dtype=np.int32), 10)
     assert HeldOut("s", tokens, None, 8, 1).unigram_entropy() == pytest.approx(np.log(8))

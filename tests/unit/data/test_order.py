@@ -14,13 +14,15 @@ from megatron_seed.data.blend import Blend
 from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.keyed import keyed_permutation
-from megatron_seed.data.loader import PhaseData
+from megatron_seed.data.loader import PhaseData, cursors_after
 from megatron_seed.data.stream import TokenStream
 
 
 def in_memory(lengths: list[int], start: int = 0) -> IndexedTokens:
     tokens = np.arange(start, start + sum(lengths), dtype=np.int32)
-    return IndexedTokens(Path("memory"), tokens, np.asarray(lengths, np.int64))
+    build = IndexedTokens(Path("memory"), tokens.dtype, len(tokens), np.asarray(lengths, np.int64))
+    build.__dict__["tokens"] = tokens
+    return build
 
 
 def naive_stream(stream: TokenStream, epochs: int) -> np.ndarray:
@@ -74,6 +76,15 @@ def test_blends_are_exact_to_within_one_sample(weights: list[float], samples: in
     assert blend.counts(samples).sum() == samples
 
 
+@settings(max_examples=20)
+@given(weights=st.lists(st.floats(0.01, 10.0), min_size=1, max_size=5), known=st.integers(0, 5000))
+def test_a_memo_continues_the_same_order(weights: list[float], known: int) -> None:
+    whole = Blend(weights)
+    later = Blend(weights, whole.memo(known))
+    assert [later.source(known + n) for n in range(50)] == [whole.source(known + n) for n in range(50)]
+    assert later.counts(known + 5000).tolist() == whole.counts(known + 5000).tolist()
+
+
 def phase(**changes: object) -> PhaseConfig:
     values = {
         "name": "p",
@@ -101,7 +112,7 @@ def test_ranks_and_micro_batches_only_share_a_step_out(data_size: int, micro: in
     parts = data(micro_batch_size=micro)
     rows = []
     for rank in range(data_size):
-        batches = list(parts.micro_batches(step, rank, data_size))
+        batches = list(parts.micro_batches(8 * step, 8, rank, data_size))
         assert len(batches) == 8 // (micro * data_size)
         rows += [row.tolist() for batch in batches for row in batch["tokens"]]
     expected = [data().sample(index)[:-1].tolist() for index in range(8 * step, 8 * step + 8)]
@@ -143,7 +154,7 @@ def test_neighbouring_windows_are_spread_over_a_block() -> None:
 
 def test_cursors_go_on_where_the_sources_stopped() -> None:
     first = data()
-    cursors = first.cursors_after(20)
+    cursors = cursors_after(first.phase, 1, {}, None, 20)
     assert sum(cursor.given for cursor in cursors.values()) == 20 * 8
     assert abs(cursors["a"].given - 20 * 8 * 2 / 3) < 8
     seen = {tuple(first.sample(index)[:-1]) for index in range(20)}
@@ -152,7 +163,7 @@ def test_cursors_go_on_where_the_sources_stopped() -> None:
 
 
 def test_labels_are_the_next_tokens() -> None:
-    batch = next(data().micro_batches(0, 0, 1))
+    batch = next(data().micro_batches(0, 8, 0, 1))
     assert batch["tokens"].shape == batch["labels"].shape == (1, 8)
     assert batch["labels"][0, :-1].tolist() == batch["tokens"][0, 1:].tolist()
 
@@ -161,3 +172,28 @@ def test_labels_are_the_next_tokens() -> None:
 def test_sources_smaller_than_a_sample_repeat(lengths: list[int]) -> None:
     stream = TokenStream("s", [in_memory(lengths)], 0)
     assert len(stream.read(0, 50)) == 50
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    start=st.integers(0, 60),
+    length=st.integers(1, 60),
+)
+def test_document_starts_are_where_documents_start(lengths: list[int], start: int, length: int) -> None:
+    build = in_memory(lengths)
+    stream = TokenStream("s", [build], seed=3)
+    firsts = {int(build.document(number)[0]) for number in range(len(lengths))}
+    tokens = stream.read(start, length)
+    expected = [place for place, token in enumerate(tokens.tolist()) if token in firsts]
+    assert stream.document_starts(start, length) == expected
+
+
+def test_masked_documents_lose_no_loss_but_that_across_their_borders() -> None:
+    batch = next(data(document_mask=True, micro_batch_size=2).micro_batches(0, 8, 0, 1))
+    ends = batch["document_ends"].tolist()
+    assert ends[0] == 0 and ends[-1] == 16 and 8 in ends and ends == sorted(set(ends))
+    tokens, labels, mask = (batch[name].flatten() for name in ("tokens", "labels", "loss_mask"))
+    for place in range(16):
+        assert bool(mask[place]) == (place + 1 not in ends)
+        if mask[place]:
+            assert labels[place] == tokens[place] + 1  # documents of this test count up

@@ -21,7 +21,7 @@ def test_rotation_equals_transformers_with_gradients_and_offsets() -> None:
     theirs = ours.detach().clone().requires_grad_()
     positions = slice(12, 32)
     expected, _ = apply_rotary_pos_emb(theirs.permute(1, 2, 0, 3), theirs.permute(1, 2, 0, 3), cos[:, 12:], sin[:, 12:])
-    result = rotate(ours, positions, BASE)
+    result = rotate(ours, positions, BASE).permute(1, 2, 0, 3)
     torch.testing.assert_close(result, expected)
     weights = torch.randn_like(expected)
     (result * weights).sum().backward()
