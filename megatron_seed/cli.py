@@ -29,7 +29,7 @@ Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or a run 
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example phases.0.tokens=1e6")] = None,
-    processes: Annotated[int, typer.Option(help="Processes to start on this machine.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to start on this machine.")] = 1,
 ) -> None:
     """Train a recipe, going on from its newest checkpoint. Under torchrun or srun each process runs this itself."""
     from megatron_seed.config.load import load_recipe
@@ -124,5 +124,6 @@ def generate(
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars

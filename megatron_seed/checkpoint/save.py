@@ -71,9 +71,6 @@ def _digest_together(folder: Path, groups: Groups) -> dict[str, manifest.Entry]:
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
-    if target.exists():  # a run that fell back behind a damaged checkpoint has come past it again
-        damaged = target.with_name(f".{target.name}.old")
-        target.rename(damaged)
     temporary.rename(target)
     manifest.sync_folder(target.parent)
     manifest.write_text(target.parent / layout.LATEST, target.name + "\n")

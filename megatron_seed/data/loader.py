@@ -28,6 +28,8 @@ class PhaseData:
     blend: Blend
     cursors: Mapping[str, Cursor]
     """Where the phase found each source."""
+    vocab_size: int = np.iinfo(np.int64).max
+    """Token ids must be below."""
 
     @classmethod
     def open(cls, phase: PhaseConfig, seed: int, vocab_size: int, cursors: Mapping[str, Cursor]) -> PhaseData:
@@ -35,14 +37,20 @@ class PhaseData:
         streams = tuple(
             TokenStream(source.name, open_builds(source, vocab_size, fim=phase.fim), seed) for source in phase.blend
         )
-        return cls(phase, streams, Blend([source.weight for source in phase.blend]), dict(cursors))
+        return cls(phase, streams, Blend([source.weight for source in phase.blend]), dict(cursors), vocab_size)
 
     def sample(self, index: int) -> np.ndarray:
         """[sequence_length + 1] tokens; the last one is only a label."""
         chosen, before = self.blend.source(index)
         stream = self.streams[chosen]
         parts = [stream.read(start, stop - start) for start, stop in self._windows(stream).ranges(before)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        tokens = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if tokens.max() >= self.vocab_size or tokens.min() < 0:
+            raise SeedError(
+                f"source {stream.name}: has token ids from {tokens.min()} to {tokens.max()}, but model.vocab_size is "
+                f"{self.vocab_size}"
+            )
+        return tokens
 
     def cursors_after(self, samples: int) -> dict[str, Cursor]:
         """Where each source stands once `samples` of the phase are consumed."""

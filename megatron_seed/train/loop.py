@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,18 +25,17 @@ def run_phases(run: Run, progress: Progress, hooks: Sequence[Hook]) -> Progress:
     recipe = run.recipe
     for hook in hooks:
         hook.start(progress)
+    data: PhaseData | None = None
     for phase in recipe.phases[_phase_index(recipe, progress) :]:
-        if phase.name != progress.phase:
-            progress = progress.model_copy(update={"phase": phase.name, "phase_step": 0})
+        if data is not None:  # the phase begins where the one before left each source
+            after = data.cursors_after(progress.phase_step * data.phase.global_batch_size)
+            progress = progress.model_copy(update={"phase": phase.name, "phase_step": 0, "cursors": after})
         data = PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, progress.cursors)
         for _ in range(progress.phase_step, phase.steps):
             record = _step(run, phase, data, progress)
             progress = record.progress
             for hook in hooks:
                 hook.after_step(record)
-        # The next phase begins where this one left each source.
-        after = data.cursors_after(progress.phase_step * phase.global_batch_size)
-        progress = progress.model_copy(update={"cursors": after})
     for hook in hooks:
         hook.finish(progress)
     return progress
@@ -62,6 +62,11 @@ def _step(run: Run, phase: PhaseConfig, data: PhaseData, progress: Progress) -> 
         }
     )
     seconds = time.perf_counter() - began
+    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+        raise SeedError(
+            f"step {progress.step}: loss {result.loss}, gradient norm {result.grad_norm}: the run has diverged; go on "
+            "from an earlier checkpoint with a lower learning rate, or look at the data of this step"
+        )
     return StepRecord(progress, result, rate, seconds, phase.tokens_per_step)
 
 

@@ -10,7 +10,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint import manifest
-from megatron_seed.checkpoint.load import load_checkpoint, newest_good
+from megatron_seed.checkpoint.load import check_same_model, load_checkpoint, newest_good
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import Recipe
@@ -19,7 +19,7 @@ from megatron_seed.data.held_out import HeldOut
 from megatron_seed.data.loader import PhaseData
 from megatron_seed.errors import SeedError
 from megatron_seed.model.build import build_model
-from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
+from megatron_seed.optim.build import apply_settings, build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.groups import Groups, process_groups, read_launch
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
@@ -83,7 +83,9 @@ def start(recipe: Recipe, groups: Groups) -> tuple[Run, Progress]:
     optimizer = build_optimizer(models, recipe.optimizer, recipe.layout, recipe.precision)
     progress = Progress(phase=recipe.phases[0].name)
     if checkpoint is not None:
+        check_same_model(checkpoint, recipe.model)
         progress = load_checkpoint(checkpoint, models, optimizer)
+        apply_settings(optimizer, recipe.optimizer)
         if groups.is_main:
             logger.info("resumed from %s: step %d, %d tokens", checkpoint, progress.step, progress.consumed_tokens)
     recorder = Recorder(recipe, progress.step, active=groups.is_main)
