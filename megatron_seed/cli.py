@@ -29,15 +29,21 @@ Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or a run 
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example phases.0.tokens=1e6")] = None,
-    processes: Annotated[int, typer.Option(help="Processes to start on this machine.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to start on this machine.")] = 1,
 ) -> None:
     """Train a recipe, going on from its newest checkpoint. Under torchrun or srun each process runs this itself."""
     from megatron_seed.config.load import load_recipe
     from megatron_seed.config.validate import check_layout
+    from megatron_seed.data.held_out import check_data
     from megatron_seed.runtime.groups import read_launch
 
     under_launcher = read_launch().world_size > 1
-    check_layout(load_recipe(recipe, overrides or ()), read_launch().world_size if under_launcher else processes)
+    if not under_launcher:
+        loaded = load_recipe(recipe, overrides or ())
+        check_layout(loaded, processes)
+        check_data(loaded)
+        # torchrun would give each process one thread.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     command = [sys.executable, "-m", "megatron_seed.train", recipe, *(overrides or ())]
     if processes > 1 and not under_launcher:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -141,5 +147,6 @@ def trace(
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars

@@ -24,17 +24,23 @@ def finished(run_dir: Path) -> list[Path]:
     folder = checkpoints_dir(run_dir)
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / NAME).is_file())
+    found = (p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / NAME).is_file())
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def resolve(path: Path) -> Path:
     """A checkpoint from its own folder, or the newest one from a run folder or its `checkpoints`."""
     if (path / ".metadata").is_file():
         return path
-    for run_dir in (path, path.parent):
-        if finished(run_dir):
-            return finished(run_dir)[-1]
-    return path
+    found = finished(path.parent if path == checkpoints_dir(path.parent) else path)
+    return found[-1] if found else path
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is neither counted nor taken for one; a person may look at it."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return checkpoint.rename(aside)
 
 
 def prune(run_dir: Path, keep_last: int) -> None:

@@ -12,14 +12,18 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint import layout, manifest
-from megatron_seed.checkpoint.reader import CheckpointReader
+from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
 from megatron_seed.checkpoint.state import Progress, load_into, read_progress, sharded_state
+from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
 from megatron_seed.optim import build as optim
 from megatron_seed.optim import torch_adam
 from megatron_seed.runtime.groups import Groups
 
 logger = logging.getLogger(__name__)
+
+# What may change in the course of a run: no tensor depends on it.
+_FREE = {"max_sequence_length", "rotary_base", "init_std"}
 
 
 def newest_good(run_dir: Path, groups: Groups) -> Path | None:
@@ -29,19 +33,32 @@ def newest_good(run_dir: Path, groups: Groups) -> Path | None:
     """
     answer: list[Any] = [None, None]
     if groups.is_main:
-        found = layout.finished(run_dir)
+        found, damaged = layout.finished(run_dir), []
         for path in reversed(found):
             damage = manifest.find_damage(path)
             if damage is None:
                 answer = [path, None]
                 break
             logger.warning("checkpoint %s is damaged (%s); falling back to the one before", path.name, damage)
+            damaged.append(path)
         if found and answer[0] is None:
             answer[1] = f"{layout.checkpoints_dir(run_dir)}: no good checkpoint is left; to start anew, move it away"
+        elif damaged:
+            for path in damaged:
+                layout.set_aside(path)
     dist.broadcast_object_list(answer, src=0)
     if answer[1]:
         raise SeedError(answer[1])
     return answer[0]
+
+
+def check_same_model(checkpoint: Path, model: ModelConfig) -> None:
+    """Raise SeedError naming what differs when a checkpoint's tensors are not those of `model`."""
+    ours = model.model_dump(exclude=_FREE)
+    theirs = read_model_config(checkpoint).model_dump(exclude=_FREE)
+    different = [f"{name} {theirs[name]} instead of {value}" for name, value in ours.items() if theirs[name] != value]
+    if different:
+        raise SeedError(f"{checkpoint} is of another model ({', '.join(different)}); give the recipe its own run_dir")
 
 
 def load_checkpoint(checkpoint: Path, models: Sequence[Any], optimizer: MegatronOptimizer | None = None) -> Progress:

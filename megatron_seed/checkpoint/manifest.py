@@ -44,20 +44,27 @@ def write_manifest(folder: Path, files: Mapping[str, Entry] | None = None) -> No
 
 def find_damage(folder: Path) -> str | None:
     """The first thing that is wrong with a folder against its manifest, None when every byte is as it was written."""
+    path = folder / NAME
     try:
-        files = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        expected = {name: (entry["size_bytes"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError:
-        return f"{folder / NAME} is missing"
-    except (ValueError, KeyError, OSError) as error:
-        return f"{folder / NAME} cannot be read: {error}"
-    for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != entry["size_bytes"]:
-            return f"{path} has {path.stat().st_size} bytes instead of {entry['size_bytes']}"
-        if digest_file(path)["sha256"] != entry["sha256"]:
-            return f"{path} does not have the digest it was written with"
+        return f"{path} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        return f"{path} cannot be read: {error}"
+    try:
+        return next((damage for name in expected if (damage := _damage(folder / name, *expected[name]))), None)
+    except OSError as error:  # what a failing disk gives
+        return f"{folder} cannot be read: {error}"
+
+
+def _damage(path: Path, size_bytes: int, sha256: str) -> str | None:
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != size_bytes:
+        return f"{path} has {path.stat().st_size} bytes instead of {size_bytes}"
+    if digest_file(path)["sha256"] != sha256:
+        return f"{path} does not have the digest it was written with"
     return None
 
 

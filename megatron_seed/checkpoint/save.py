@@ -66,16 +66,16 @@ def _write_beside(folder: Path, recipe: Recipe, progress: Progress) -> None:
 
 def _digest_together(folder: Path, groups: Groups) -> dict[str, manifest.Entry]:
     """Every rank digests its share of the files; all get the whole."""
-    mine = manifest.list_files(folder)[groups.rank :: groups.launch.world_size]
+    # One rank lists for all: a shared file system may show the others an older state of the folder.
+    names = [manifest.list_files(folder) if groups.is_main else None]
+    dist.broadcast_object_list(names, src=0)
+    mine = names[0][groups.rank :: groups.launch.world_size]
     shares: list[dict[str, manifest.Entry] | None] = [None] * groups.launch.world_size
     dist.all_gather_object(shares, manifest.digest_files(folder, mine))
     return {name: entry for share in shares for name, entry in (share or {}).items()}
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
-    if target.exists():  # a run that fell back behind a damaged checkpoint has come past it again
-        damaged = target.with_name(f".{target.name}.old")
-        target.rename(damaged)
     temporary.rename(target)
     manifest.sync_folder(target.parent)
     manifest.write_text(target.parent / layout.LATEST, target.name + "\n")

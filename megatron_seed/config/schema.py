@@ -46,6 +46,8 @@ class ModelConfig(Section):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_query_groups {self.num_query_groups}"
             )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs")
         return self
 
     @property
@@ -170,6 +172,11 @@ class PhaseConfig(Section):
                 f"batch_ramp from {ramp.start} by {ramp.increment} does not reach global_batch_size "
                 f"{self.global_batch_size}"
             )
+        rate = self.learning_rate
+        if rate.warmup_tokens + rate.decay_tokens > self.tokens:
+            raise ValueError(
+                f"warmup_tokens {rate.warmup_tokens} and decay_tokens {rate.decay_tokens} do not fit in {self.tokens}"
+            )
         return self
 
     @property
@@ -195,8 +202,8 @@ class PhaseConfig(Section):
 class OptimizerConfig(Section):
     """AdamW. Betas, epsilon and weight decay are ours: the report gives none."""
 
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Not applied to norms (one-dimensional parameters)."""

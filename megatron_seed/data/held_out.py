@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megatron_seed.config.schema import SourceConfig
+from megatron_seed.config.schema import PhaseConfig, Recipe, SourceConfig
 from megatron_seed.data.indexed import IndexedTokens, read_manifest
-from megatron_seed.data.loader import Batch, collate, open_builds
+from megatron_seed.data.loader import Batch, PhaseData, collate, open_builds
 from megatron_seed.errors import SeedError
 
 
@@ -28,7 +28,9 @@ class HeldOut:
 
     @classmethod
     def open(cls, source: SourceConfig, vocab_size: int, sequence_length: int, max_sequences: int) -> HeldOut:
-        (build,) = open_builds(source, vocab_size)[:1]
+        if len(source.builds) > 1:
+            raise SeedError(f"held-out source {source.name}: names {len(source.builds)} builds; it should be one")
+        (build,) = open_builds(source, vocab_size, source.fim)
         windows = (build.token_count - 1) // sequence_length
         if not windows:
             raise SeedError(f"held-out source {source.name}: {build.token_count} tokens are less than one sequence")
@@ -61,3 +63,21 @@ class HeldOut:
         counts = np.bincount(np.asarray(self.build.tokens, np.int64)).astype(np.float64)
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
+
+
+def held_out_of(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
+    """The held-out sources of a recipe, in sequences of a phase's length."""
+    most = recipe.evaluation.max_sequences
+    return [
+        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, most)
+        for source in recipe.evaluation.held_out
+    ]
+
+
+def check_data(recipe: Recipe, thorough: bool = True) -> None:
+    """Open every build of every phase once; raises SeedError for what is damaged, missing or does not fit."""
+    for phase in recipe.phases:
+        PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
+        held_out_of(recipe, phase)
+    if recipe.tokenizer and not recipe.tokenizer.is_dir():
+        raise SeedError(f"tokenizer {recipe.tokenizer}: no such directory")

@@ -29,6 +29,8 @@ class PhaseData:
     blend: Blend
     cursors: Mapping[str, Cursor]
     """Where the segment found each source; samples are counted from there."""
+    vocab_size: int | None = None
+    """Token ids must be below."""
 
     @classmethod
     def open(
@@ -52,14 +54,20 @@ class PhaseData:
             )
             for source in phase.blend
         )
-        return cls(phase, streams, Blend([source.weight for source in phase.blend], memo), dict(cursors))
+        return cls(phase, streams, Blend([source.weight for source in phase.blend], memo), dict(cursors), vocab_size)
 
     def sample(self, index: int) -> np.ndarray:
         """[sequence_length + 1] tokens; the last one is only a label."""
         chosen, before = self.blend.source(index)
         stream = self.streams[chosen]
         parts = [stream.read(start, stop - start) for start, stop in self._windows(stream).ranges(before)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        tokens = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self.vocab_size is not None and (tokens.max() >= self.vocab_size or tokens.min() < 0):
+            raise SeedError(
+                f"source {stream.name}: has token ids from {tokens.min()} to {tokens.max()}, but model.vocab_size is "
+                f"{self.vocab_size}"
+            )
+        return tokens
 
     def _windows(self, stream: TokenStream) -> Windows:
         return windows_of(self.phase, stream.seed, stream.name, self.cursors)

@@ -59,9 +59,15 @@ def build_optimizer(
     )
     for part in parts(optimizer):
         torch_adam.prepare(part)
-    for group in optimizer.param_groups:
-        group["weight_decay"] = config.weight_decay * group.get("wd_mult", 1.0)
+    apply_settings(optimizer, config)
     return optimizer
+
+
+def apply_settings(optimizer: MegatronOptimizer, config: OptimizerConfig) -> None:
+    """Put the recipe's settings into every group; a load brings back those that the checkpoint was made with."""
+    for group in optimizer.param_groups:
+        decay = config.weight_decay * group.get("wd_mult", 1.0)
+        group.update(weight_decay=decay, betas=(config.beta1, config.beta2), eps=config.epsilon)
 
 
 @contextlib.contextmanager

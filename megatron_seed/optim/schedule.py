@@ -8,7 +8,7 @@ from megatron_seed.config.schema import LearningRate
 
 
 def learning_rate_at(rate: LearningRate, consumed_tokens: int, phase_tokens: int) -> float:
-    """Rate of a step that begins with `consumed_tokens` of the phase's `phase_tokens` behind it.
+    """Rate of the step after which `consumed_tokens` of the phase's `phase_tokens` are consumed.
 
     Warm-up is linear to the peak; the schedule runs over the tokens after it.
     """

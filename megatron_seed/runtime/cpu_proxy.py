@@ -1,8 +1,9 @@
-"""megatron-core on a machine without CUDA, its source and the global `torch` untouched.
+"""megatron-core on a machine without CUDA, its source untouched.
 
 megatron-core names CUDA literally: `device="cuda"`, `torch.cuda.current_device()`, `tensor.cuda()`. Each of its modules
 finds `torch` in its own globals; here that one name is bound to a proxy whose CUDA calls have CPU meanings, in
-`megatron.core.*` modules only. (A TorchFunctionMode cannot do this: it is off inside an autograd backward.)
+`megatron.core.*` modules only. Two methods of tensors, `.cuda()` and `.type()`, are replaced for everyone, in ways
+that matter to megatron-core alone. (A TorchFunctionMode cannot do this: it is off inside an autograd backward.)
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +66,28 @@ def versions() -> dict[str, Any]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    revision = git_revision()
+    if revision:
+        found["git"] = revision
     if has_gpu():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that this package runs from, None for an installed one."""
+    git = Path(__file__).parents[2] / ".git"
+    try:
+        if git.is_file():  # a linked work tree
+            git = Path(git.read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = git / (git / "commondir").read_text(encoding="utf-8").strip() if (git / "commondir").exists() else git
+        if (common / name).is_file():
+            return (common / name).read_text(encoding="utf-8").strip()
+        packed = (common / "packed-refs").read_text(encoding="utf-8").splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
+    except OSError:
+        return None

@@ -42,7 +42,6 @@ class Groups:
     context_size: int
     data_rank: int
     data_size: int
-    first_stage: bool
     last_stage: bool
 
     @property
@@ -72,13 +71,14 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
             address=environ.get("MASTER_ADDR", "127.0.0.1"),
             port=int(environ.get("MASTER_PORT", 29500)),
         )
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1:
+    # Those of the step, which only srun sets: a batch script has the job's variables too, but is one process.
+    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return Launch(
             rank=int(environ["SLURM_PROCID"]),
-            world_size=int(environ["SLURM_NTASKS"]),
+            world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environ.get("SLURM_LOCALID", 0)),
             local_world_size=_tasks_on_this_node(environ),
-            address=environ.get("MASTER_ADDR") or first_host(environ["SLURM_JOB_NODELIST"]),
+            address=environ.get("MASTER_ADDR") or first_host(environ["SLURM_STEP_NODELIST"]),
             # Jobs that share a node must not share a port.
             port=int(environ.get("MASTER_PORT") or 20_000 + int(environ["SLURM_JOB_ID"]) % 20_000),
         )
@@ -89,14 +89,14 @@ def first_host(nodes: str) -> str:
     """First host of a Slurm node list: `gpu[007-010,12],login` gives `gpu007`."""
     match = re.match(r"^([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
     if not match:
-        raise SeedError(f"SLURM_JOB_NODELIST {nodes!r} names no host")
+        raise SeedError(f"SLURM_STEP_NODELIST {nodes!r} names no host")
     return match[1] + (match[2] or "") + match[3]
 
 
 def _tasks_on_this_node(environ: Mapping[str, str]) -> int:
-    """SLURM_TASKS_PER_NODE is such as `4(x2),3`: counts by node, in order."""
+    """SLURM_STEP_TASKS_PER_NODE is such as `4(x2),3`: counts by node, in order."""
     counts: list[int] = []
-    for part in environ.get("SLURM_TASKS_PER_NODE", "1").split(","):
+    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         match = re.match(r"^(\d+)(?:\(x(\d+)\))?$", part)
         if match:
             counts += [int(match[1])] * int(match[2] or 1)
@@ -171,6 +171,5 @@ def _describe(launch: Launch) -> Groups:
         context_size=state.get_context_parallel_world_size(),
         data_rank=state.get_data_parallel_rank(),
         data_size=state.get_data_parallel_world_size(),
-        first_stage=state.get_pipeline_model_parallel_rank() == 0,
         last_stage=state.get_pipeline_model_parallel_rank() == state.get_pipeline_model_parallel_world_size() - 1,
     )

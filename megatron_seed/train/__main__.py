@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
 
         train(load_recipe(arguments[0], arguments[1:]))
     except SeedError as error:
-        if launch.rank == 0:
-            print(f"megatron-seed: {error}", file=sys.stderr)
+        rank = f" rank {launch.rank}:" if launch.rank else ""
+        print(f"megatron-seed:{rank} {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.data.loader import PhaseData, cursors_after
+from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
 from megatron_seed.train.hooks import Hook, StepRecord
@@ -79,6 +81,11 @@ def _step(run: Run, phase: PhaseConfig, data: PhaseData, progress: Progress) -> 
         size // (phase.micro_batch_size * groups.data_size),
         groups,
     )
+    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+        raise SeedError(
+            f"step {progress.step + 1}: loss {result.loss}, gradient norm {result.grad_norm}: the run has diverged; go "
+            "on from an earlier checkpoint with a lower learning rate, or look at the data of this step"
+        )
     samples = progress.segment_samples + size
     progress = progress.model_copy(
         update={

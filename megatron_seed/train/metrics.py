@@ -30,7 +30,7 @@ def read(run_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def rewind(run_dir: Path, step: int) -> None:
-    """Forget what was recorded after `step`: those steps are about to be run again."""
+    """Forget what was recorded after `step`: those steps are about to be run again. At step 0 nothing was done yet."""
     if (run_dir / NAME).is_file():
-        kept = [json.dumps(row) + "\n" for row in read(run_dir) if row["step"] <= step]
+        kept = [json.dumps(row) + "\n" for row in read(run_dir) if 0 < step >= row["step"]]
         write_text(run_dir / NAME, "".join(kept))

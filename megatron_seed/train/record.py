@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -83,6 +84,9 @@ class _Wandb:
         self.run = wandb.init(
             project=recipe.logging.wandb_project,
             name=recipe.name,
+            # The same run after every restart.
+            id=hashlib.sha256(str(recipe.run_dir.resolve()).encode()).hexdigest()[:16],
+            resume="allow",
             dir=str(recipe.run_dir),
             mode=recipe.logging.wandb,
             config=recipe.model_dump(mode="json"),

@@ -11,13 +11,14 @@ from typing import Any
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint.layout import resolve
-from megatron_seed.checkpoint.load import load_checkpoint, newest_good
+from megatron_seed.checkpoint.load import check_same_model, load_checkpoint, newest_good
 from megatron_seed.checkpoint.manifest import find_damage
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import PhaseConfig, Recipe, StartFrom
 from megatron_seed.data.loader import cursors_after, same_order
 from megatron_seed.errors import SeedError
+from megatron_seed.optim.build import apply_settings
 from megatron_seed.runtime.groups import Groups
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,12 @@ def load_start(
     where: Start, recipe: Recipe, models: Sequence[Any], optimizer: MegatronOptimizer, groups: Groups
 ) -> Progress:
     """Load a checkpoint and say where the run stands by the recipe as it is now."""
+    check_same_model(where.checkpoint, recipe.model)
     weights_only = where.branch is not None and where.branch.load == "weights"
     progress = load_checkpoint(where.checkpoint, models, None if weights_only else optimizer)
     if weights_only:
         optimizer.reload_model_params()
+    apply_settings(optimizer, recipe.optimizer)
     say = logger.info if groups.is_main else logger.debug
     say("%s %s: step %d, %d tokens", "branching from" if where.branch else "resuming from", where.checkpoint,
         progress.step, progress.consumed_tokens)  # fmt: skip

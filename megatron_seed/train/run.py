@@ -18,10 +18,8 @@ from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.config.validate import check_layout
-from megatron_seed.data.held_out import HeldOut
-from megatron_seed.data.loader import PhaseData
+from megatron_seed.data.held_out import check_data, held_out_of
 from megatron_seed.data.order import build_orders, missing_orders
-from megatron_seed.errors import SeedError
 from megatron_seed.model.build import Compute, build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.features import check_features, use_deterministic_kernels
@@ -65,15 +63,6 @@ def train(recipe: Recipe) -> Progress:
             with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
                 progress = _train_stretch(recipe, phases, groups)
     return progress
-
-
-def check_data(recipe: Recipe, thorough: bool = True) -> None:
-    """Open every build of every phase once; raises SeedError for what is damaged, missing or does not fit."""
-    for phase in recipe.phases:
-        PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
-        _held_out(recipe, phase)
-    if recipe.tokenizer and not recipe.tokenizer.is_dir():
-        raise SeedError(f"tokenizer {recipe.tokenizer}: no such directory")
 
 
 def prepare_orders(recipe: Recipe, builds: bool) -> None:
@@ -130,16 +119,8 @@ def _train_stretch(recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups
     left = phases_left(recipe, phases, progress)
     try:
         if left:
-            hooks = [LogHook(run), EvaluateHook(run, _held_out(recipe, left[0])), SaveHook(run)]
+            hooks = [LogHook(run), EvaluateHook(run, held_out_of(recipe, left[0])), SaveHook(run)]
             progress = run_phases(run, left, progress, hooks)
     finally:
         run.recorder.close()
     return progress
-
-
-def _held_out(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
-    evaluation = recipe.evaluation
-    return [
-        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, evaluation.max_sequences)
-        for source in evaluation.held_out
-    ]

@@ -19,8 +19,10 @@ class EvaluateHook(Hook):
     def __init__(self, run: Run, held_out: Sequence[HeldOut]) -> None:
         self.run = run
         self.held_out = held_out
+        self.evaluated_step = 0
 
     def start(self, progress: Progress) -> None:
+        self.evaluated_step = progress.step
         if progress.step == 0:
             self._evaluate(progress)
 
@@ -29,10 +31,11 @@ class EvaluateHook(Hook):
             self._evaluate(record.progress)
 
     def finish(self, progress: Progress) -> None:
-        if progress.step % self.run.recipe.evaluation.every_steps:
+        if progress.step != self.evaluated_step:
             self._evaluate(progress)
 
     def _evaluate(self, progress: Progress) -> None:
+        self.evaluated_step = progress.step
         run, size = self.run, self.run.recipe.evaluation.micro_batch_size
         for source in self.held_out:
             batches = source.micro_batches(size, run.groups.data_rank, run.groups.data_size)

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from megatron_seed.checkpoint import layout
-from megatron_seed.checkpoint.manifest import NAME
 from megatron_seed.checkpoint.save import save_checkpoint
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.train.hooks import Hook, StepRecord
@@ -21,18 +19,23 @@ logger = logging.getLogger(__name__)
 class SaveHook(Hook):
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.saved_step = 0
+
+    def start(self, progress: Progress) -> None:
+        self.saved_step = progress.step
 
     def after_step(self, record: StepRecord) -> None:
         if record.progress.step % self.run.recipe.checkpoint.every_steps == 0:
             self._save(record.progress)
 
     def finish(self, progress: Progress) -> None:
-        if not (layout.step_dir(self.run.recipe.run_dir, progress.step) / NAME).exists():
+        if progress.step != self.saved_step:
             self._save(progress)
 
     def _save(self, progress: Progress) -> None:
         run = self.run
         began = time.perf_counter()
         path = save_checkpoint(run.recipe, progress, run.models, run.optimizer, run.groups)
+        self.saved_step = progress.step
         if run.groups.is_main:
             logger.info("saved %s in %.1f s", path, time.perf_counter() - began)

@@ -26,11 +26,11 @@ def test_slurm() -> None:
     launch = read_launch(
         {
             "SLURM_PROCID": "9",
-            "SLURM_NTASKS": "11",
+            "SLURM_STEP_NUM_TASKS": "11",
             "SLURM_LOCALID": "1",
             "SLURM_NODEID": "2",
-            "SLURM_TASKS_PER_NODE": "4(x2),3",
-            "SLURM_JOB_NODELIST": "gpu[007-009]",
+            "SLURM_STEP_TASKS_PER_NODE": "4(x2),3",
+            "SLURM_STEP_NODELIST": "gpu[007-009]",
             "SLURM_JOB_ID": "123456",
         }
     )
@@ -39,7 +39,9 @@ def test_slurm() -> None:
     assert 20_000 <= launch.port < 40_000
 
 
-@pytest.mark.parametrize("environ", [{}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}]
+)
 def test_alone(environ: dict[str, str]) -> None:
     assert read_launch(environ).world_size == 1
 
