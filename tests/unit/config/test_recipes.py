@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_seed.config.load import dump_recipe, load_recipe, parse_recipe
+from megatron_seed.config.load import dump_recipe, load_recipe, parse_recipe, shipped_recipes
 from megatron_seed.config.presets import PRESETS
 from megatron_seed.config.schema import LayoutConfig, ModelConfig, Recipe
 from megatron_seed.config.validate import check_layout
@@ -94,10 +94,14 @@ def with_layout(recipe: Recipe, **layout: object) -> Recipe:
 @pytest.mark.parametrize(
     ("layout", "world", "message"),
     [
-        ({"tensor_parallel": 2}, 3, "3 processes do not divide by tensor_parallel 2 x pipeline_parallel 1 = 2"),
+        ({"tensor_parallel": 2}, 3, "3 processes do not divide by tensor_parallel 2 x pipeline"),
         ({"tensor_parallel": 4}, 4, "num_query_groups 2 does not divide by tensor_parallel 4"),
         ({"pipeline_parallel": 3}, 3, "num_layers 2 does not divide by pipeline_parallel 3"),
         ({"sequence_parallel": True}, 1, "sequence_parallel needs tensor_parallel > 1"),
+        ({"virtual_pipeline": 2}, 1, "virtual_pipeline needs pipeline_parallel > 1"),
+        ({"pipeline_parallel": 2, "virtual_pipeline": 2}, 2, "by pipeline_parallel 2 x virtual_pipeline 2"),
+        ({"context_parallel": 3}, 3, "sequence_length 64 does not divide by 2 x context_parallel 3 = 6"),
+        ({"overlap_param_gather": True}, 1, "overlap_param_gather needs distributed_optimizer and overlap_grad_reduce"),
         ({}, 3, "global_batch_size 8 does not divide by micro_batch_size 1 x data parallel 3"),
     ],
 )
@@ -128,3 +132,39 @@ def test_names_must_be_unique() -> None:
     values = {"name": "n", "run_dir": "r", "model": {"preset": "seed_coder_tiny"}, "phases": [phase]}
     with pytest.raises(SeedError, match="source of phase main named twice: a"):
         parse_recipe(values, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "checkpoint"),
+    [("from=runs/a@1000", "runs/a/checkpoints/step-00001000"), ("from=runs/a b", "runs/a b")],
+)
+def test_from_names_another_runs_checkpoint(recipe_file: Callable[[str], Path], text: str, checkpoint: str) -> None:
+    assert load_recipe(recipe_file(RECIPE), [text]).start_from.checkpoint == Path(checkpoint)
+
+
+def test_a_branch_from_no_step_is_refused(recipe_file: Callable[[str], Path]) -> None:
+    with pytest.raises(SeedError, match="write it as from=RUN or from=RUN@STEP"):
+        load_recipe(recipe_file(RECIPE), ["from=runs/a@last"])
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_fit_their_layout(name: str) -> None:
+    check_layout(load_recipe(name), 2 if name == "quickstart" else 1024)
+
+
+def test_the_8b_recipes_hold_the_reports_numbers() -> None:
+    first, second = load_recipe("seed_coder_8b/pretrain"), load_recipe("seed_coder_8b/continue")
+    budget = [(phase.tokens, phase.learning_rate.peak, phase.fim) for phase in (*first.phases, *second.phases)]
+    expected = [(1e12, 3e-4, 0.5), (4e12, 3e-4, 0.5), (4e11, 3e-4 / 10**0.5, 0.1), (6e11, 3e-5, 0.1)]
+    assert budget == [(tokens, pytest.approx(rate), fim) for tokens, rate, fim in expected]
+
+
+def test_batches_ramp_up_by_tokens(recipe_file: Callable[[str], Path]) -> None:
+    phase = load_recipe(recipe_file(RECIPE), ["phases.0.batch_ramp={start: 2, increment: 2, tokens: 3000}"]).phases[0]
+    assert [phase.batch_size_at(tokens) for tokens in (0, 999, 1000, 2999, 3000, 10**6)] == [2, 2, 4, 6, 8, 8]
+    steps = tokens = 0
+    while tokens < phase.tokens:
+        steps, tokens = steps + 1, tokens + phase.batch_size_at(tokens) * phase.sequence_length
+    assert phase.steps == steps
+    with pytest.raises(SeedError, match="batch_ramp from 3 by 2 does not reach global_batch_size 8"):
+        load_recipe(recipe_file(RECIPE), ["phases.0.batch_ramp={start: 3, increment: 2, tokens: 3000}"])

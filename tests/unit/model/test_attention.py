@@ -24,9 +24,9 @@ def attention() -> Iterator[torch.nn.Module]:
         from megatron.core.transformer.enums import AttnMaskType
 
         from megatron_seed.model.attention import SdpaCoreAttention
-        from megatron_seed.model.build import transformer_config
+        from megatron_seed.model.build import Compute, transformer_config
 
-        config = transformer_config(ModelConfig(**PRESETS["seed_coder_tiny"]), LayoutConfig(), "fp32")
+        config = transformer_config(ModelConfig(**PRESETS["seed_coder_tiny"]), LayoutConfig(), Compute())
         assert config.kv_channels == HEAD_DIM
         yield SdpaCoreAttention(config, 1, AttnMaskType.causal, "self", rotary_base=BASE)
 

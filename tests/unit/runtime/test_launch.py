@@ -39,9 +39,7 @@ def test_slurm() -> None:
     assert 20_000 <= launch.port < 40_000
 
 
-@pytest.mark.parametrize(
-    "environ", [{}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}]
-)
+@pytest.mark.parametrize("environ", [{}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_NTASKS": "8"}])
 def test_alone(environ: dict[str, str]) -> None:
     assert read_launch(environ).world_size == 1
 
