@@ -6,6 +6,7 @@ for any number of workers.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -37,7 +38,6 @@ from tokenizer.errors import TokenizerError
 from tokenizer.special import FIM_ROLES
 
 FORMAT = "megatron_seed.build/1"
-COPY_BYTES = 8 << 20
 PROVENANCE = pa.schema(
     [
         ("document_index", pa.int64()),
@@ -186,16 +186,16 @@ def _join(
 
 def _copy_tokens(stream: BinaryIO, parts: Sequence[tuple[Path, dict[str, Any]]], index: int) -> None:
     for path, manifest in parts:
+        offset = 0
         with open(path, "rb") as part:
             for sizes in manifest["segments"]:
-                part.seek(sum(sizes[:index]), 1)
-                left = sizes[index]
-                while left:
-                    data = part.read(min(left, COPY_BYTES))
-                    if not data:
+                start = offset + sum(sizes[:index])
+                end, offset = start + sizes[index], offset + sum(sizes)
+                while start < end:
+                    copied = os.sendfile(stream.fileno(), part.fileno(), start, end - start)
+                    if not copied:
                         raise DataError(f"{path} is shorter than its manifest says; run the build again")
-                    left -= stream.write(data)
-                part.seek(sum(sizes[index + 1 :]), 1)
+                    start += copied
 
 
 def _copy_provenance(stream: BinaryIO, parts: Sequence[tuple[Path, dict[str, Any]]], index: int) -> dict[str, int]:

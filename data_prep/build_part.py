@@ -67,7 +67,7 @@ def encode_shard(stream: BinaryIO, plan: Plan, shard: Path, chosen: Path, table_
     segments, tables = [], []
     for table in selected_batches(shard, chosen, plan.split):
         encoded = encode_documents(encoder, plan, table["id"].to_pylist(), table["text"].to_pylist())
-        segments.append([stream.write(tokens.tobytes()) for tokens, _, _ in encoded])
+        segments.append([stream.write(tokens.data) for tokens, _, _ in encoded])
         kept = table.select(PROVENANCE_COLUMNS)
         for index, (_, lengths, split) in enumerate(encoded):
             kept = kept.append_column(f"tokens_{index}", pa.array(lengths, pa.int64()))

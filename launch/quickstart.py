@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import fcntl
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.shards import write_atomic, write_json
 from data_prep.sources.base import IGNORED_FOLDERS, ImportLimits, SourceSpec
-from launch.stages import Stages
+from launch.report.formats import size
+from launch.stages import Stages, move_aside
 from megatron_seed.config.load import dump_recipe, load_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
 
 SELECTION = "quickstart"
+NOTE = "quickstart.json"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,12 @@ class QuickstartConfig:
     workers: int = 2
 
     def sources(self) -> list[SourceSpec]:
+        """Where the code comes from. Raises SeedError for a `corpus` that cannot be one."""
         if self.corpus is not None:
             if not self.corpus.is_dir():
                 raise SeedError(f"--corpus {self.corpus}: no such folder; it should hold one sub-folder per repository")
+            if not any(self.corpus.iterdir()):
+                raise SeedError(f"--corpus {self.corpus} is empty; it should hold one sub-folder per repository")
             return [SourceSpec("folders", str(self.corpus.resolve()), "corpus")]
         paths = sysconfig.get_paths()
         return [
@@ -61,54 +69,114 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
 
     A run folder made from another corpus or with other settings is moved aside, not overwritten.
     """
-    _keep_other_runs(config, console)
-    stages = Stages(config.run_dir, console)
-    limits = ImportLimits(
-        max_total_bytes=config.cap_bytes, ignored_folders=IGNORED_FOLDERS | {"site-packages", "dist-packages"}
-    )
-    for source in config.sources():
-        console.print(f"corpus: every folder in {source.path} is a repository")
-    console.print(f"at most {config.cap_bytes / 1e6:.0f} MB of raw code are taken (--cap-bytes)")
-    data = _prepare_data(config, limits, stages)
-    recipe = _write_recipe(config)
-    training = stages.run("train", [stages.key("build"), dump_recipe(recipe)], lambda: _train(config, recipe))
-    export = stages.run("export", stages.key("train"), lambda: _export(config, recipe), made=config.run_dir / "hf")
-    samples = stages.run("generate", stages.key("export"), lambda: _generate(config.run_dir / "hf"))
-    results = {
-        "name": "quickstart",
-        "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "machine": _machine(),
-        "corpus": {"sources": [source.path for source in config.sources()], "cap_bytes": config.cap_bytes},
-        **data,
-        "training": training,
-        "export": export,
-        "samples": samples,
-        "model": training["model"],
-        "versions": training["versions"],
-        "seconds": stages.seconds(),
-    }
-    from launch.report import write_report
+    sources = config.sources()
+    recipe = load_recipe("quickstart", config.overrides)
+    with _own_folder(config, sources, console):
+        for source in sources:
+            _say(console, f"corpus: every folder in {source.path} is a repository")
+        _say(console, f"at most {size(config.cap_bytes)} of raw code are taken (--cap-bytes)")
+        stages = Stages(config.run_dir, console)
+        results = {
+            "name": "quickstart",
+            "corpus": {"sources": [source.path for source in sources], "cap_bytes": config.cap_bytes},
+            **_prepare_data(config, recipe, stages),
+            **_train_and_export(config, stages),
+            "machine": _machine(),
+            "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),
+            "seconds": stages.seconds(),
+        }
+        from launch.report import write_report
 
-    write_report(results, config.run_dir / "report.html")
+        write_report(results, config.run_dir / "report.html")
     return results
 
 
-def _keep_other_runs(config: QuickstartConfig, console: Console) -> None:
-    asked = json.dumps({**asdict(config), "sources": [asdict(source) for source in config.sources()]}, default=str)
-    note = config.run_dir / "quickstart.json"
-    if config.run_dir.exists() and (not note.is_file() or note.read_text(encoding="utf-8") != asked):
-        numbered = (config.run_dir.with_name(f"{config.run_dir.name}.{n}") for n in itertools.count(1))
-        aside = next(path for path in numbered if not path.exists())
-        config.run_dir.rename(aside)
-        console.print(f"{config.run_dir} was made with other settings: moved to {aside}")
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    note.write_text(asked, encoding="utf-8")
+def _say(console: Console, line: str) -> None:
+    """A line as it is: paths may hold anything, and must not be broken where they are to be copied."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _prepare_data(config: QuickstartConfig, limits: ImportLimits, stages: Stages) -> dict[str, Any]:
+@contextlib.contextmanager
+def _own_folder(config: QuickstartConfig, sources: Sequence[SourceSpec], console: Console) -> Iterator[None]:
+    """Hold the run folder for this process and the commands it starts; one made with other settings is moved aside."""
+    run_dir = config.run_dir
+    _check_folders(config)
+    asked = {
+        "sources": [asdict(source) for source in sources],
+        "cap_bytes": config.cap_bytes,
+        "tokenizer_characters": config.tokenizer_characters,
+        "overrides": list(config.overrides),
+    }
+    if (run_dir / NOTE).exists() and _noted(run_dir) != asked:
+        with _locked(run_dir):
+            aside = move_aside(run_dir)
+        _say(console, f"{run_dir} was made with other settings: moved to {aside}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(run_dir):
+        _remove_leftovers(run_dir)
+        if _noted(run_dir) != asked:
+            write_json(run_dir / NOTE, asked)
+        yield
+
+
+def _check_folders(config: QuickstartConfig) -> None:
+    """Raise SeedError for a run folder that is something else's, or that would become part of its own corpus."""
+    run_dir = config.run_dir
+    if run_dir.exists() and not run_dir.is_dir():
+        raise SeedError(f"--run-dir {run_dir} is not a folder")
+    if run_dir.is_dir() and not (run_dir / NOTE).exists():
+        found = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
+        if found:
+            raise SeedError(
+                f"--run-dir {run_dir} holds {found[0]} but no {NOTE}, so it is no quickstart's: name a new folder"
+            )
+    if config.corpus is None:
+        return
+    corpus, run = config.corpus.resolve(), run_dir.resolve()
+    if run.is_relative_to(corpus) or corpus.is_relative_to(run):
+        raise SeedError(
+            f"--run-dir {run_dir} and --corpus {config.corpus} lie in one another: what the run writes would become "
+            "its data; name a run folder elsewhere"
+        )
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    """What killed stages were writing; each has a name that nobody else uses."""
+    for path in [*run_dir.glob(".*.tmp"), *run_dir.glob(".*.old")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _noted(run_dir: Path) -> Any:
+    try:
+        return json.loads((run_dir / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """The kernel's lock on the run folder. Commands started meanwhile inherit it and hold it as long as they live."""
+    with open(run_dir / ".lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SeedError(
+                f"{run_dir} is in use by {lock.read(80).strip()} or by what it started: wait for it to end, or stop it"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        os.set_inheritable(lock.fileno(), True)
+        yield
+
+
+def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> dict[str, Any]:
     """Raw code to token files; returns the numbers of it."""
     from data_prep.build import build
-
     from data_prep.dedup.exact import annotate_exact
     from data_prep.importing import import_documents
     from data_prep.report import corpus_report
@@ -117,7 +185,9 @@ def _prepare_data(config: QuickstartConfig, limits: ImportLimits, stages: Stages
     from tokenizer.train import TrainSettings, train
 
     corpus, tokenizer, builds = config.run_dir / "corpus", config.run_dir / "tokenizer", config.run_dir / "builds"
-    recipe = load_recipe("quickstart", config.overrides)
+    limits = ImportLimits(
+        max_total_bytes=config.cap_bytes, ignored_folders=IGNORED_FOLDERS | {"site-packages", "dist-packages"}
+    )
     fim, seed = recipe.phases[0].fim or 0.0, recipe.seed
 
     def prepare_corpus() -> dict[str, Any]:
@@ -141,9 +211,10 @@ def _prepare_data(config: QuickstartConfig, limits: ImportLimits, stages: Stages
     # Asked anew each time: importing itself finds what has changed.
     data = stages.run("corpus", [os.urandom(8).hex()], prepare_corpus)
     selection = data["selection"]
-    sample = [selection["digest"], recipe.model.vocab_size, config.tokenizer_characters]
-    described = stages.run("tokenizer", sample, train_tokenizer, made=tokenizer)
-    manifests = stages.run("build", [selection["digest"], described["digest"], fim, seed], build_tokens, made=builds)
+    documents = [selection["digest"], selection["corpus_fingerprint"]]
+    sample = [documents, recipe.model.vocab_size, config.tokenizer_characters, seed]
+    described = stages.run("tokenizer", sample, train_tokenizer, made=tokenizer / "tokenizer.json")
+    manifests = stages.run("build", [documents, described["digest"], fim, seed], build_tokens, made=builds)
     train_build = manifests[0]
     return {
         "data": data,
@@ -163,20 +234,49 @@ def _prepare_data(config: QuickstartConfig, limits: ImportLimits, stages: Stages
     }
 
 
-def _write_recipe(config: QuickstartConfig) -> Recipe:
-    """The shipped recipe with this run's paths, and this machine's precision and layout."""
+def _recipe(config: QuickstartConfig, values: Sequence[str] = ()) -> Recipe:
+    """The shipped recipe with `values`, this machine's precision and layout, and what the user asked for."""
     from megatron_seed.runtime import device
 
-    run = config.run_dir
-    values = [f"run_dir={run / 'train'}", f"tokenizer={run / 'tokenizer'}"]
-    fim = load_recipe("quickstart", config.overrides).phases[0].fim or 0.0
-    values += [f"phases.0.blend.0.builds={run}/builds/train-fim{fim}-epoch0"]
-    values += [f"evaluation.held_out.0.builds={run}/builds/held_out-fim0.0-epoch0"]
-    if device.has_gpu():
-        values += ["precision=bf16", f"layout.tensor_parallel={min(2, device.count())}"]
-    recipe = load_recipe("quickstart", [*values, *config.overrides])
-    (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    gpu = ["precision=bf16", f"layout.tensor_parallel={min(2, device.count())}"] if device.has_gpu() else []
+    return load_recipe("quickstart", [*values, *gpu, *config.overrides])
+
+
+def _with_paths(config: QuickstartConfig) -> Recipe:
+    """The recipe with this run's paths, as written to `recipe.yaml`."""
+    run, fim = config.run_dir, _recipe(config).phases[0].fim or 0.0
+    paths = {
+        "run_dir": run / "train",
+        "tokenizer": run / "tokenizer",
+        "phases.0.blend.0.builds": run / "builds" / f"train-fim{fim}-epoch0",
+        "evaluation.held_out.0.builds": run / "builds" / "held_out-fim0.0-epoch0",
+    }
+    # Quoted, or YAML would read a path such as `a: b` or `1e3` as something else.
+    quoted = {key: yaml.safe_dump(str(path), default_style='"') for key, path in paths.items()}
+    recipe = _recipe(config, [f"{key}={path}" for key, path in quoted.items()])
+    write_atomic(run / "recipe.yaml", lambda stream: stream.write(dump_recipe(recipe).encode()))
     return recipe
+
+
+def _train_and_export(config: QuickstartConfig, stages: Stages) -> dict[str, Any]:
+    """Token files to a Hugging Face model; returns the numbers of it."""
+    recipe, hf = _with_paths(config), config.run_dir / "hf"
+    training = stages.run(
+        "train",
+        [stages.key("build"), dump_recipe(_recipe(config))],
+        lambda: _train(config, recipe),
+        made=recipe.run_dir,
+        goes_on_in=recipe.run_dir,
+    )
+    export = stages.run("export", stages.key("train"), lambda: _export(config, recipe), made=hf)
+    samples = stages.run("generate", stages.key("export"), lambda: _generate(hf))
+    return {
+        "training": training,
+        "export": export,
+        "samples": samples,
+        "model": training["model"],
+        "versions": training["versions"],
+    }
 
 
 def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
@@ -191,6 +291,11 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
     rows = list(metrics.read(recipe.run_dir))
     steps = [row for row in rows if row["kind"] == "train"]
     held_out = [row for row in rows if row["kind"] == "evaluation"]
+    if not steps or not held_out:
+        raise SeedError(
+            f"{recipe.run_dir / metrics.NAME} holds {len(steps)} steps and {len(held_out)} evaluations, the report "
+            "needs both: keep evaluation.held_out, and logging.every_steps below the number of steps"
+        )
     source = HeldOut.open(
         recipe.evaluation.held_out[0],
         recipe.model.vocab_size,
@@ -202,7 +307,7 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
         "processes": processes,
         "layout": recipe.layout.model_dump(),
         "device": "GPU" if device.has_gpu() else "CPU",
-        "steps": len(steps),
+        "steps": steps[-1]["step"],
         "tokens": steps[-1]["tokens"],
         "seconds": sum(row["step_seconds"] for row in steps),
         "tokens_per_second": statistics.median(row["tokens_per_second"] for row in steps),
@@ -255,10 +360,19 @@ def _generate(hf: Path) -> list[dict[str, str]]:
 
 
 def _run(arguments: list[str], what: str) -> None:
-    """Run one of our own commands; its output goes to this terminal."""
-    result = subprocess.run([sys.executable, *arguments], check=False)
-    if result.returncode:
-        raise SeedError(f"{what} ended with exit code {result.returncode}, see above; the same command again goes on")
+    """Run one of our own commands, on this terminal; it inherits the lock on the run folder."""
+    # A folder named `launch` or `tokenizer` where the user stands must not be imported in place of ours.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    with subprocess.Popen([sys.executable, *arguments], close_fds=False, env=environment) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(30)  # the terminal has interrupted it too, and it stops its own workers
+            child.terminate()
+            raise
+    if code:
+        raise SeedError(f"{what} ended with exit code {code}, see above; the same command again goes on")
 
 
 def _machine() -> str:
@@ -268,7 +382,7 @@ def _machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {where}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _bars() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:

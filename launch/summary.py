@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from launch.report.formats import visible
+
 
 def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> None:
     """What came in and what was dropped why, what was learnt and how fast, and what the model writes."""
@@ -20,8 +22,10 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
         console.print(_sample(sample))
     for check in results["export"]["checks"]:
         console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
-    console.print(f"\nmodel   {results['export']['path']}/   (transformers loads it)")
-    console.print(f"report  {run_dir / 'report.html'}")
+    console.print()
+    for name, path in (("model", f"{run_dir / 'hf'}/   (transformers loads it)"), ("report", run_dir / "report.html")):
+        # Unbroken, to be copied.
+        console.print(f"{name:<8}{path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _data(data: dict[str, Any]) -> Table:
@@ -62,7 +66,7 @@ def _training(results: dict[str, Any]) -> Table:
 
 
 def _sample(sample: dict[str, str]) -> Panel:
-    text = Text(sample["prefix"], style="dim") + Text(sample["output"], style="bold")
+    text = Text(sample["prefix"], style="dim") + Text(visible(sample["output"]), style="bold")
     if "suffix" in sample:
         text += Text(sample["suffix"], style="dim")
     return Panel(text, title=f"{sample['kind']} (bold: the model's)", title_align="left")

@@ -21,6 +21,7 @@ from tokenizer.definition import (
 )
 from tokenizer.directory import DESCRIPTION, NAMED_TOKENS
 from tokenizer.errors import TokenizerError, require_unicode
+from tokenizer.recent_characters import has_recent_characters
 from tokenizer.special import ROLES, SpecialTokens
 
 LOGGER = logging.getLogger(__name__)
@@ -34,14 +35,13 @@ class Encoder:
     """A tokenizer for raw text and for prompts.
 
     Raw text goes through gigatoken, checked against Hugging Face tokenizers on a sample of the first batch; where they
-    differ, or gigatoken cannot read the tokenizer, all goes through Hugging Face tokenizers, with a warning. Pickling
-    sends the path, not the tables. Uses one thread unless `threads` says otherwise.
+    differ, or gigatoken cannot read the tokenizer, all goes through Hugging Face tokenizers, with a warning. Works on
+    the calling thread alone: many workers each have their own, and pickling sends the path, not the tables.
     """
 
-    def __init__(self, path: Path, spec: dict[str, Any], roles: Mapping[str, str], threads: int | None = 1):
+    def __init__(self, path: Path, spec: dict[str, Any], roles: Mapping[str, str]):
         self.path = path
         self.roles = dict(roles)
-        self.threads = threads
         self._spec = spec
         ids = token_ids(spec)
         unknown = [f"{role} ({string!r})" for role, string in roles.items() if string not in ids]
@@ -53,12 +53,11 @@ class Encoder:
         self._unchecked = True
 
     @classmethod
-    def load(cls, path: str | Path, roles: Mapping[str, str] | None = None, threads: int | None = 1) -> "Encoder":
+    def load(cls, path: str | Path, roles: Mapping[str, str] | None = None) -> "Encoder":
         """Loads a tokenizer directory of ours, a directory with a `tokenizer.json`, or a `tokenizer.json`.
 
         `roles` maps roles to that tokenizer's own token strings, over what is known of it: our description beside it,
         strings like ours, or its `tokenizer_config.json`. Roles it has no token for stay None in `special`.
-        `threads` 1 encodes on the calling thread, None on all cores.
         Raises `TokenizerError` when there is no such tokenizer or a role names a token it does not have.
         """
         path = Path(path).absolute()
@@ -70,10 +69,10 @@ class Encoder:
         unknown = sorted(set(roles or {}) - set(ROLES))
         if unknown:
             raise TokenizerError(f"no such role: {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
-        return cls(path, spec, _known_roles(file.parent, spec) | dict(roles or {}), threads)
+        return cls(path, spec, _known_roles(file.parent, spec) | dict(roles or {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Encoder.load, (self.path, self.roles, self.threads)
+        return Encoder.load, (self.path, self.roles)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -87,14 +86,11 @@ class Encoder:
         has `ids[offsets[i]:offsets[i + 1]]`. Raises `TokenizerError` naming the text that holds a lone surrogate.
         """
         texts = list(texts)
-        if not texts:
-            return np.empty(0, self.dtype), np.zeros(1, np.int64)
         try:
             if self._unchecked:
                 self._check_fast(texts)
-            if self._fast is None:
-                return _concatenate([self._encode_reference(text) for text in texts], self.dtype)
-            return self._encode_fast(texts)
+            encode_one = self._encode_reference if self._fast is None else self._encode_fast
+            return _concatenate([encode_one(text) for text in texts], self.dtype)
         except (TypeError, UnicodeEncodeError):
             require_unicode(texts)  # which both encoders report less clearly
             raise
@@ -135,44 +131,36 @@ class Encoder:
     @functools.cached_property
     def _fast(self) -> Any | None:
         """The gigatoken backend, None where it cannot read the tokenizer."""
-        import gigatoken  # takes half a second, which only encoding a batch is worth
+        import gigatoken  # brings much along, which only encoding a batch is worth
 
-        spec = with_space_symbols(self._raw_spec) or self._raw_spec
         try:
-            return gigatoken.Tokenizer.from_json(json.dumps(spec, ensure_ascii=False)).backend
+            return gigatoken.Tokenizer.from_json(json.dumps(self._spaced_spec or self._raw_spec)).backend
         except Exception as error:  # gigatoken raises several types, its Rust reports among them
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             LOGGER.warning("%s: gigatoken cannot read it (%s); encoding with tokenizers", self.path, reason)
             return None
 
     @functools.cached_property
-    def _reference_only(self) -> str | None:
-        """A character that the fast encoder takes for another: texts with it go through the reference."""
-        return SPACE_SYMBOL if with_space_symbols(self._raw_spec) else None
+    def _spaced_spec(self) -> dict[str, Any] | None:
+        return with_space_symbols(self._raw_spec)
 
     def _check_fast(self, texts: list[str]) -> None:
         self._unchecked = False
         sample = [text[:CHECKED_CHARACTERS] for text in texts[:CHECKED_TEXTS]]
-        if self._fast is not None and not _same(self._encode_fast(sample), self.encode_reference(sample)):
+        if self._fast is None:
+            return
+        if any(not np.array_equal(self._encode_fast(text), self._encode_reference(text)) for text in sample):
             LOGGER.warning("%s: gigatoken and tokenizers give different ids; encoding with tokenizers", self.path)
             self._fast = None
 
     def _encode_reference(self, text: str) -> list[int]:
         return self._reference.encode(text, add_special_tokens=False).ids
 
-    def _encode_fast(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        layout = self._fast.encode_batch(texts, parallel=self.threads != 1).layout
-        offsets = np.asarray(layout.offsets.data).astype(np.int64)
-        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]].astype(self.dtype)
-        offsets -= offsets[0]
-        odd = self._reference_only
-        if odd is None or not any(odd in text for text in texts):
-            return ids, offsets
-        parts = np.split(ids, offsets[1:-1])
-        return _concatenate(
-            [self._encode_reference(text) if odd in text else part for text, part in zip(texts, parts, strict=True)],
-            self.dtype,
-        )
+    def _encode_fast(self, text: str) -> Sequence[int] | np.ndarray:
+        # In these the fast encoder may take a character for another.
+        if SPACE_SYMBOL in text if self._spaced_spec else has_recent_characters(text):
+            return self._encode_reference(text)
+        return self._fast.encode(text)  # text by text: as fast as its batches, which need another large library
 
 
 def _known_roles(directory: Path, spec: dict[str, Any]) -> dict[str, str]:
@@ -208,7 +196,3 @@ def _concatenate(parts: Sequence[Sequence[int] | np.ndarray], dtype: np.dtype) -
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     ids = np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.empty(0, dtype)
     return ids, offsets
-
-
-def _same(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
-    return np.array_equal(a[1], b[1]) and np.array_equal(a[0], b[0])

@@ -12,13 +12,21 @@ import regex
 
 from tokenizer.errors import require_unicode
 
-# No piece crosses a border: an indentation, a word with one character before it, one digit, punctuation with the line
-# ends after it, line ends with the blanks before them, blanks. It is the split of Llama 3's tokenizer with single
-# digits and two differences. The blanks of an indentation stay together: encoding knows no borders and joins them
-# first, so a word learned with the last of them would not be found there (1 % more tokens at a vocabulary of 4,096).
-# And English contractions ('s, 't...) are no words, since in code they cut quoted strings.
+# No piece crosses a border. It is the split of Llama 3's tokenizer with single digits and three differences. The blanks
+# of an indentation stay together: encoding knows no borders and joins them first, so a word learned with the last of
+# them would not be found there (1 % more tokens at a vocabulary of 4,096). English contractions ('s, 't...) are no
+# words, since in code they cut quoted strings. And a space only follows a space, which lets the fast encoder work word
+# by word (5 times as fast).
 WORD = regex.compile(
-    r"[ \t]{2,}(?=\S)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"""
+    \ *[^\S\r\n\ ]*[\r\n]+      # line ends and the blanks before them
+    |\ {2,}(?=\S)|\t{2,}(?=\S)   # an indentation
+    |[^\r\n\p{L}\p{N}]?\p{L}+    # letters and one character before them
+    |\p{N}                       # one digit
+    |\ ?[^\s\p{L}\p{N}]+[\r\n]*  # punctuation, a space before it and line ends after it
+    |\ +|[^\S\ ]+                # other blanks
+    """,
+    regex.VERBOSE,
 )
 
 

@@ -74,7 +74,10 @@ def test_under_torchrun_no_second_torchrun_is_started(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["layout.tensor_parallel=2"], "1 processes do not divide by tensor_parallel 2 x pipeline_parallel 1 x context_parallel 1 = 2"),
+        (
+            ["layout.tensor_parallel=2"],
+            "1 processes do not divide by tensor_parallel 2 x pipeline_parallel 1 x context_parallel 1 = 2",
+        ),
         (["layout.pipeline_parallel=3", "--processes", "3"], "num_layers 4 does not divide by pipeline_parallel 3"),
         (["--processes", "3"], "global_batch_size 8 does not divide by micro_batch_size 1 x data parallel 3 = 3"),
         (["phases.0.sequence_length=4096"], "sequence_length 4096 is above the model's max_sequence_length 128"),

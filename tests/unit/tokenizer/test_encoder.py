@@ -2,17 +2,19 @@ import itertools
 import json
 import logging
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tokenizer import special
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
+from tokenizer.train import BYTE_BPE_SPLIT
 
 MARKED = "x = '<[fim-prefix]>'  # <unk><[end▁of▁sentence]>\n<[begin▁of▁sentence]><[reserved-7]> <s></s><|endoftext|>\n"
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
@@ -106,6 +108,33 @@ def test_a_lone_surrogate_is_refused_by_name(encoder):
         encoder.encode("\ud800")
 
 
+def test_every_character_is_split_alike_whatever_unicode_version_the_encoders_know(tmp_path):
+    """Merges of the characters' first and last bytes with their neighbours show how each character was taken."""
+    alphabet = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in alphabet]
+    letter = {byte: chr(byte) for byte in alphabet} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    neighbours = [letter[ord(character)] for character in '"x1 ']
+    merges = [(letter[byte], other) for byte in range(0x80, 0xC0) for other in neighbours]
+    merges += [(other, letter[byte]) for byte in range(0xC2, 0xF5) for other in neighbours]
+    vocab = {string: i for i, string in enumerate([*(letter[b] for b in range(256)), *(a + b for a, b in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    split = pre_tokenizers.Split(Regex(BYTE_BPE_SPLIT), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder.load(tmp_path)
+    kept = (chr(i) for i in range(0x80, 0x34000) if not 0xD800 <= i < 0xE000)
+    characters = [c for c in kept if unicodedata.category(c) != "Lo"]  # most of them ideographs
+    characters += [chr(i) for i in (0x4E00, 0x9FFF, 0xAC00, 0x2A6D6, 0x2B73A, 0x187F8, 0x323B0)]
+    texts = [f'x{c}x "{c}" {c}1{c} {c}' for c in characters]
+    assert_same(encoder.encode_batch(texts), encoder.encode_reference(texts))
+    assert encoder._fast is not None
+
+
+def assert_same(found, expected):
+    assert np.array_equal(found[1], expected[1])
+    assert np.array_equal(found[0], expected[0])
+
+
 def test_no_texts_give_no_ids(encoder):
     assert rows(encoder, []) == []
     assert rows(encoder, ["", ""]) == [[], []]
@@ -123,8 +152,8 @@ def test_an_encoder_that_differs_from_the_reference_is_not_used(encoder, caplog)
         def __init__(self, backend):
             self.backend = backend
 
-        def encode_batch(self, texts, parallel):
-            return self.backend.encode_batch([text.replace("a", "b") for text in texts], parallel=parallel)
+        def encode(self, text):
+            return self.backend.encode(text.replace("a", "b"))
 
     encoder._fast = Wrong(encoder._fast)
     expected = [encoder.encode(text) for text in ("banana", "x")]

@@ -54,6 +54,7 @@ def test_no_piece_joins_two_words(directories):
     pieces = [processor.id_to_piece(index) for index in learned]
     joins = regex.compile(r"[\p{L}\p{N}][^\p{L}\p{N}]+[\p{L}\p{N}]|\p{L}\p{N}|\p{N}{2}|\p{N}\p{L}|\p{L}\s|\S +\S")
     assert [piece for piece in pieces if joins.search(piece)] == []
+    assert [piece for piece in pieces if regex.search("[^ ] ", piece)] == [], "the fast encoder counts on it"
     assert any(piece.endswith("  ") for piece in pieces), "indentation is learned"
     assert "\t\t" in pieces, "tabs are learned like any character"
 
