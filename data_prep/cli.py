@@ -122,7 +122,9 @@ def build(
     tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder or tokenizer.json.", exists=True)],
     selection: Selection = "main",
     split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
-    fim_rate: Annotated[list[float] | None, typer.Option(min=0, max=1, help="One build per rate; default 0.5.")] = None,
+    fim_rate: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="One build per rate; default 0.5, held out 0.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="One build for each epoch.")] = 1,
     seed: Annotated[int, typer.Option(help="Of fill-in-the-middle.")] = 1234,
     role: Annotated[list[str] | None, typer.Option(help="ROLE=TOKEN of a tokenizer that is not ours.")] = None,
@@ -134,7 +136,17 @@ def build(
     roles = dict(_pair(entry, "--role") for entry in role or []) or None
     with _progress() as progress:
         manifests = run(
-            corpus, selection, tokenizer, out, split, fim_rate or [0.5], range(epochs), seed, workers, roles, progress
+            corpus,
+            selection,
+            tokenizer,
+            out,
+            split,
+            fim_rate or [0.5 if split == "train" else 0.0],
+            range(epochs),
+            seed,
+            workers,
+            roles,
+            progress,
         )
     for manifest in manifests:
         typer.echo(

@@ -16,7 +16,12 @@ from megatron_seed.errors import SeedError
 from tokenizer.cli import app as tokenizer_app
 from tokenizer.errors import TokenizerError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Raw code in, Hugging Face model out.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raw code in, Hugging Face model out.",
+)
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 
@@ -51,4 +56,7 @@ def main() -> None:
         app()
     except (DataError, SeedError, TokenizerError) as error:
         print(f"megatron-seed: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"megatron-seed: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)

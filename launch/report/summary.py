@@ -102,7 +102,7 @@ def _export(results: dict[str, Any]) -> Tile | None:
 def layout(training: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     """(name, value, meaning) of each way in which the work is spread over processes and that is in use."""
     values = (training or {}).get("layout") or {}
-    used = [(key, value) for key, value in values.items() if value is True or (value or 0) > 1]
+    used = [(key, value) for key, value in values.items() if value is True or (value and value not in (1, "none"))]
     return [(key.replace("_", " "), "on" if value is True else str(value), LAYOUT.get(key, "")) for key, value in used]
 
 

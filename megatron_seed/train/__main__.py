@@ -10,6 +10,7 @@ from megatron_seed.config.load import load_recipe
 from megatron_seed.errors import SeedError
 from megatron_seed.runtime.groups import read_launch
 from megatron_seed.runtime.noise import quieten_libraries
+from megatron_seed.runtime.orphans import die_with_parent
 
 USAGE = "usage: python -m megatron_seed.train RECIPE [key=value ...]"
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     launch = read_launch()
+    die_with_parent()
     logging.basicConfig(level=logging.INFO if launch.rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     quieten_libraries()
     try:
@@ -29,9 +31,10 @@ def main(arguments: Sequence[str]) -> int:
         rank = f" rank {launch.rank}:" if launch.rank else ""
         print(f"megatron-seed:{rank} {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-# Saving starts a helper process that imports this module again.
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

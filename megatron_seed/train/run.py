@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron.core.distributed import DistributedDataParallel
@@ -20,10 +22,11 @@ from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.config.validate import check_layout
 from megatron_seed.data.held_out import check_data, held_out_of
 from megatron_seed.data.order import build_orders, missing_orders
+from megatron_seed.errors import SeedError
 from megatron_seed.model.build import Compute, build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.features import check_features, use_deterministic_kernels
-from megatron_seed.runtime.groups import Groups, job, laid_out, read_launch
+from megatron_seed.runtime.groups import Groups, Launch, job, laid_out, read_launch
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
 from megatron_seed.train.hooks.save import SaveHook
@@ -50,19 +53,36 @@ def train(recipe: Recipe) -> Progress:
 
     Raises SeedError before anything starts when layout, data or machine cannot work.
     """
-    check_layout(recipe, read_launch().world_size)
-    check_features(recipe)
     launch = read_launch()
+    check_layout(recipe, launch.world_size)
+    check_features(recipe)
     check_data(recipe, thorough=launch.local_rank == 0)
     prepare_orders(recipe, builds=launch.local_rank == 0)
     if recipe.deterministic:
         use_deterministic_kernels()
-    with job() as launch:
+    with _sole_writer(recipe, launch), job() as launch:
         progress = Progress()
         for phases in _stretches(recipe):
             with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
                 progress = _train_stretch(recipe, phases, groups)
     return progress
+
+
+@contextlib.contextmanager
+def _sole_writer(recipe: Recipe, launch: Launch) -> Iterator[None]:
+    """Hold the run folder, on rank 0; raises SeedError when another job has it."""
+    if launch.rank:
+        yield
+        return
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    with (recipe.run_dir / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SeedError(
+                f"{recipe.run_dir}: another training job is writing there; wait for it, or stop it"
+            ) from None
+        yield
 
 
 def prepare_orders(recipe: Recipe, builds: bool) -> None:

@@ -124,7 +124,7 @@ def test_an_offline_wandb_run_is_kept_when_asked_for(run: Callable) -> None:
 
 def test_nothing_is_charted_when_not_asked_for(run: Callable) -> None:
     run_dir = run(phases={"main": 1})
-    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in run_dir.iterdir()} == {".lock", "config.yaml", "metrics.jsonl", "checkpoints"}
 
 
 def test_a_wandb_that_cannot_start_does_not_stop_the_run(
