@@ -61,16 +61,15 @@ def to_hugging_face(model: bytes) -> Tokenizer:
 def ranked_merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     """Every way to join two pieces to a third, in the order in which sentencepiece would.
 
-    sentencepiece takes the joined piece with the best score first, and the leftmost of several, however it is made up.
-    A list of merges orders the ways to make up one piece instead, which matters where it overlaps itself: in "ababa",
-    "aba" is "ab"+"a" on the left and "a"+"ba" on the right. The way that can lie to the left goes first.
+    sentencepiece takes the joined piece with the best score first, however it is made up. A list of merges also orders
+    the ways to make up one piece; the one with the shorter left part goes first.
     """
     merges = []
     for piece, score in scores.items():
         for split in range(1, len(piece)):
             left, right = piece[:split], piece[split:]
             if left in scores and right in scores:
-                merges.append((-score, not piece.startswith(right), split, left, right))
+                merges.append((-score, split, left, right))
     merges.sort()
     return [(left, right) for *_, left, right in merges]
 
