@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import PhaseConfig, Recipe
@@ -14,10 +14,8 @@ from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
 from megatron_seed.train.hooks import Hook, StepRecord
+from megatron_seed.train.state import Run
 from megatron_seed.train.step import train_step
-
-if TYPE_CHECKING:
-    from megatron_seed.train.run import Run
 
 
 def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:

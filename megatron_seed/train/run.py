@@ -8,10 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer.optimizer import MegatronOptimizer
 from rich.console import Console
 from rich.progress import Progress as Bars
 
@@ -33,19 +30,9 @@ from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.resume import find_start, load_start, phases_left
+from megatron_seed.train.state import Run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What hooks and loop work with; the parts do not change, their contents do."""
-
-    recipe: Recipe
-    groups: Groups
-    models: Sequence[DistributedDataParallel]
-    optimizer: MegatronOptimizer
-    recorder: Recorder
 
 
 def train(recipe: Recipe) -> Progress:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.data.held_out import HeldOut
 from megatron_seed.train.hooks import Hook, StepRecord
+from megatron_seed.train.state import Run
 from megatron_seed.train.step import evaluate
-
-if TYPE_CHECKING:
-    from megatron_seed.train.run import Run
 
 
 class EvaluateHook(Hook):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,9 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from megatron_seed.checkpoint import state
 from megatron_seed.runtime import device
 from megatron_seed.train.hooks import Hook, StepRecord
-
-if TYPE_CHECKING:
-    from megatron_seed.train.run import Run
+from megatron_seed.train.state import Run
 
 logger = logging.getLogger(__name__)
 _LINE_EVERY_S = 10.0

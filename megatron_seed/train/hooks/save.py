@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
 
 from megatron_seed.checkpoint.save import save_checkpoint
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.train.hooks import Hook, StepRecord
-
-if TYPE_CHECKING:
-    from megatron_seed.train.run import Run
+from megatron_seed.train.state import Run
 
 logger = logging.getLogger(__name__)
 
