@@ -102,6 +102,7 @@ def install() -> bool:
             hook.bind(module)
     _patch_tensor_methods()
     _patch_rng_tracker()
+    _patch_collectives_of_one()
     return True
 
 
@@ -203,3 +204,21 @@ def _patch_rng_tracker() -> None:
 
     tracker._set_cuda_rng_state = set_state
     logging.getLogger(tracker.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
+
+
+def _patch_collectives_of_one() -> None:
+    """Alone in its group, the distributed optimizer gathers buffers onto themselves, and gloo copies each time."""
+    from megatron.core.distributed import param_and_grad_buffer as buffers
+
+    for name in ("dist_all_gather_func", "dist_reduce_scatter_func"):
+        setattr(buffers, name, _unless_in_place(getattr(buffers, name)))
+
+
+def _unless_in_place(collective: Callable[..., Any]) -> Callable[..., Any]:
+    def run(output: torch.Tensor, input_: torch.Tensor, *args: Any, group: Any = None, **kwargs: Any) -> Any:
+        alone = torch.distributed.get_world_size(group) == 1
+        if alone and output.data_ptr() == input_.data_ptr():
+            return None
+        return collective(output, input_, *args, group=group, **kwargs)
+
+    return run
