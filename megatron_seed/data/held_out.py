@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from megatron_seed.config.schema import PhaseConfig, Recipe, SourceConfig
 from megatron_seed.data.indexed import IndexedTokens, read_manifest
 from megatron_seed.data.loader import Batch, PhaseData, collate, open_builds
 from megatron_seed.errors import SeedError
+from tokenizer.encode import Encoder
 
 
 @dataclass(frozen=True)
@@ -79,5 +81,17 @@ def check_data(recipe: Recipe, thorough: bool = True) -> None:
     for phase in recipe.phases:
         PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
         held_out_of(recipe, phase)
-    if recipe.tokenizer and not recipe.tokenizer.is_dir():
-        raise SeedError(f"tokenizer {recipe.tokenizer}: no such directory")
+    if recipe.tokenizer:
+        _check_tokenizer(recipe, recipe.tokenizer)
+
+
+def _check_tokenizer(recipe: Recipe, tokenizer: Path) -> None:
+    """Raise SeedError for a build whose manifest names another tokenizer than the recipe's."""
+    if not tokenizer.is_dir():
+        raise SeedError(f"tokenizer {tokenizer}: no such directory")
+    digest = Encoder.load(tokenizer).digest
+    sources = [*recipe.evaluation.held_out, *(source for phase in recipe.phases for source in phase.blend)]
+    for prefix in dict.fromkeys(prefix for source in sources for prefix in source.builds):
+        manifest = read_manifest(prefix)
+        if manifest and manifest["tokenizer"]["digest"] != digest:
+            raise SeedError(f"{prefix}: built with another tokenizer than {tokenizer}; build it again, or name its own")
