@@ -22,6 +22,7 @@ import torch
 
 from megatron_seed.config.load import parse_recipe
 from megatron_seed.config.schema import Recipe
+from megatron_seed.data.declare import Vocabulary, declare
 from megatron_seed.data.loader import PhaseData
 from megatron_seed.runtime import device
 
@@ -41,6 +42,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         prefixes = [write_build(Path(folder) / f"build{number}", number) for number in range(arguments.files)]
+        declare(prefixes, Vocabulary.of_size(8192))
         # In a process of its own: its memory is that of opening alone.
         command = [sys.executable, __file__, "--open", folder]
         opened = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -55,7 +57,7 @@ def main() -> None:
 
 
 def write_build(prefix: Path, seed: int) -> str:
-    """300 documents of some hundred tokens, in the format of `data build`."""
+    """300 documents of some hundred tokens, as Megatron-LM writes them."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
@@ -106,7 +108,7 @@ def step_rate(recipe: Recipe, steps: int) -> float:
         seconds = []
         for step in range(steps + 1):
             began = time.perf_counter()
-            train_step(run.models, run.optimizer, data.micro_batches(step * BATCH, BATCH, 0, 1), 1, groups)
+            train_step(run.models, run.optimizer, list(data.micro_batches(step * BATCH, BATCH, 0, 1)), groups)
             seconds.append(time.perf_counter() - began)
         run.recorder.close()
     return BATCH * SEQUENCE_LENGTH / statistics.median(seconds[1:])

@@ -12,6 +12,7 @@ from rich.console import Console
 from data_prep.cli import app as data_app
 from data_prep.errors import DataError
 from megatron_seed.cli import app as training_app
+from megatron_seed.cli import data_app as builds_app
 from megatron_seed.errors import SeedError
 from tokenizer.cli import app as tokenizer_app
 from tokenizer.errors import TokenizerError
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw code in, Hugging Face model out.",
 )
+data_app.registered_commands += builds_app.registered_commands
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 

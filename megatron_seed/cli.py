@@ -21,6 +21,7 @@ from megatron_seed.runtime.noise import quieten_libraries
 app = typer.Typer(no_args_is_help=True)
 hf_app = typer.Typer(no_args_is_help=True, help="Convert to and from Hugging Face format.")
 app.add_typer(hf_app, name="hf")
+data_app = typer.Typer(no_args_is_help=True, help="Make builds ready for training; joins the other `data` commands.")
 
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder for its newest one.")]
 
@@ -143,6 +144,47 @@ def trace(
         fim = "infilling" if piece.fim else ""
         span = f"{piece.first_token}-{piece.first_token + piece.tokens}"
         typer.echo(f"{piece.sample}\t{piece.blend_source}\tepoch {piece.epoch}\t{place}\t{span}\t{fim}".rstrip())
+
+
+@data_app.command()
+def declare(
+    prefixes: Annotated[
+        list[Path], typer.Argument(help="Builds, by prefix or by one of their files.", metavar="PREFIX...")
+    ],
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made them.", exists=True)] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Where only ids are known: they are below this.")
+    ] = None,
+    fim: Annotated[float, typer.Option(min=0, max=1, help="Fill-in-the-middle rate they were made with.")] = 0.0,
+    force: Annotated[bool, typer.Option(help="Replace manifests that say something else.")] = False,
+) -> None:
+    """Take in builds that were made elsewhere: check every id against the vocabulary, write a manifest beside each."""
+    from megatron_seed.data.declare import Vocabulary
+    from megatron_seed.data.declare import declare as run
+
+    if (tokenizer is None) == (vocab_size is None):
+        raise SeedError("data declare: give either --tokenizer DIRECTORY or, where only ids are known, --vocab-size N")
+    vocabulary = Vocabulary.of_tokenizer(tokenizer) if tokenizer else Vocabulary.of_size(vocab_size)
+    named = [path.with_suffix("") if path.suffix in (".bin", ".idx") else path for path in prefixes]
+    with _bars() as bars:
+        manifests = run(named, vocabulary, fim, force, bars)
+    for prefix, manifest in zip(dict.fromkeys(named), manifests, strict=True):
+        typer.echo(f"{prefix}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens")
+
+
+@data_app.command()
+def index(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+) -> None:
+    """Make the document orders of large builds before a run needs them."""
+    from megatron_seed.config.load import load_recipe
+    from megatron_seed.data.order import build_orders
+
+    loaded = load_recipe(recipe, overrides or ())
+    with _bars() as bars:
+        orders = build_orders(loaded, bars)
+    typer.echo(f"{loaded.order_cache}: {orders.made} document orders made, {orders.present} were there")
 
 
 @contextmanager

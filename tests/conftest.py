@@ -25,6 +25,8 @@ def tiny_builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+    from megatron_seed.data.declare import Vocabulary, declare
+
     folder = tmp_path_factory.mktemp("builds")
     prefixes = {}
     for seed, name in enumerate(("train", "held_out")):
@@ -37,6 +39,7 @@ def tiny_builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             builder.add_item(torch.from_numpy(tokens))
             builder.end_document()
         builder.finalize(f"{prefixes[name]}.idx")
+    declare(list(prefixes.values()), Vocabulary.of_size(TINY_VOCABULARY))
     return prefixes
 
 

@@ -5,6 +5,7 @@ All functions take the parsed JSON (`spec`) and leave it as it is.
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Collection
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from tokenizer.errors import TokenizerError
 
 SPACE_SYMBOL = "\u2581"
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 def token_ids(spec: dict[str, Any]) -> dict[str, int]:
@@ -25,6 +27,31 @@ def definition_digest(spec: dict[str, Any]) -> str:
     """SHA-256 (hex) of the parts that decide which ids a text gets."""
     parts = {key: spec.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def token_sizes(spec: dict[str, Any], markers: Collection[str]) -> dict[int, int] | None:
+    """Id -> UTF-8 bytes of text that it stands for; special tokens (those flagged so and `markers`) stand for none.
+
+    None where a token's text depends on its neighbours: with decoders other than byte-level and byte fallback.
+    """
+    decoder = spec.get("decoder") or {}
+    steps = [step["type"] for step in decoder.get("decoders", [decoder]) if "type" in step]
+    if steps not in (["ByteLevel"], ["ByteFallback", "Fuse"]):
+        return None
+    added = spec.get("added_tokens") or []
+    special = {token["content"] for token in added if token["special"]} | set(markers)
+    literal = {token["content"] for token in added}
+
+    byte_level = steps == ["ByteLevel"]
+
+    def size(token: str) -> int:
+        if token in special:
+            return 0
+        if byte_level and token not in literal:
+            return len(token)  # a character for each byte
+        return 1 if not byte_level and BYTE_TOKEN.fullmatch(token) else len(token.encode())
+
+    return {index: size(token) for token, index in token_ids(spec).items()}
 
 
 def for_raw_text(spec: dict[str, Any], markers: Collection[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tokenizer.definition import (
     for_raw_text,
     parse_definition,
     token_ids,
+    token_sizes,
     with_space_symbols,
 )
 from tokenizer.directory import DESCRIPTION, NAMED_TOKENS
@@ -78,6 +79,19 @@ class Encoder:
     def digest(self) -> str:
         """SHA-256 (hex) of what decides the ids."""
         return definition_digest(self._spec)
+
+    @functools.cached_property
+    def token_sizes(self) -> np.ndarray | None:
+        """[vocab_size] int64: UTF-8 bytes of text that each id stands for, special tokens none.
+
+        None for tokenizers in which that depends on a token's neighbours.
+        """
+        sizes = token_sizes(self._spec, self.roles.values())
+        if sizes is None:
+            return None
+        table = np.zeros(self.vocab_size, np.int64)
+        table[list(sizes)] = list(sizes.values())
+        return table
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encodes raw texts: a special token's string in one is text like any other, and nothing is added around it.

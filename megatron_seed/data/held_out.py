@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from megatron_seed.config.schema import PhaseConfig, Recipe, SourceConfig
-from megatron_seed.data.indexed import IndexedTokens, read_manifest
+from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.loader import Batch, PhaseData, collate, open_builds
+from megatron_seed.data.manifest import read_manifest
 from megatron_seed.errors import SeedError
 from tokenizer.encode import Encoder
 
@@ -37,7 +38,7 @@ class HeldOut:
         if not windows:
             raise SeedError(f"held-out source {source.name}: {build.token_count} tokens are less than one sequence")
         manifest = read_manifest(build.prefix)
-        density = manifest["size_bytes"] / manifest["tokens"] if manifest else None
+        density = manifest.size_bytes / manifest.tokens if manifest and manifest.size_bytes else None
         return cls(source.name, build, density, sequence_length, min(windows, max_sequences))
 
     def window(self, number: int) -> np.ndarray:
@@ -93,5 +94,10 @@ def _check_tokenizer(recipe: Recipe, tokenizer: Path) -> None:
     sources = [*recipe.evaluation.held_out, *(source for phase in recipe.phases for source in phase.blend)]
     for prefix in dict.fromkeys(prefix for source in sources for prefix in source.builds):
         manifest = read_manifest(prefix)
-        if manifest and manifest["tokenizer"]["digest"] != digest:
+        if manifest and manifest.tokenizer.digest is None:
+            raise SeedError(
+                f"{prefix}: declared without its tokenizer; say that it is the recipe's: "
+                f"megatron-seed data declare {prefix} --tokenizer {tokenizer} --force"
+            )
+        if manifest and manifest.tokenizer.digest != digest:
             raise SeedError(f"{prefix}: built with another tokenizer than {tokenizer}; build it again, or name its own")

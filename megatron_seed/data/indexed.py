@@ -1,14 +1,13 @@
-"""Megatron's `.bin/.idx` pair (MMIDIDX, version 1), memory-mapped, and the manifest that stands beside it."""
+"""Megatron's `.bin/.idx` pair (MMIDIDX, version 1), memory-mapped."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -62,19 +61,14 @@ class IndexedTokens:
         """[documents + 1], first token of each document and the end of the last."""
         return np.concatenate([[0], np.cumsum(self.document_lengths, dtype=np.int64)])
 
+    @functools.cached_property
+    def index_digest(self) -> str:
+        """SHA-256 (hex) of the `.idx`."""
+        with Path(f"{self.prefix}.idx").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def document(self, index: int) -> np.ndarray:
         return self.tokens[self.starts[index] : self.starts[index + 1]]
-
-
-def read_manifest(prefix: Path | str) -> dict[str, Any] | None:
-    """The manifest that `data build` writes, None for builds that were made elsewhere."""
-    path = Path(f"{prefix}.manifest.json")
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SeedError(f"{path}: not JSON: {error}") from error
 
 
 def _map_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,8 @@ import torch
 from megatron_seed.config.schema import PhaseConfig, SourceConfig
 from megatron_seed.data.blend import Blend, BlendMemo
 from megatron_seed.data.cursor import Cursor, Windows
-from megatron_seed.data.indexed import IndexedTokens, read_manifest
+from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.data.manifest import check_manifest
 from megatron_seed.data.stream import Piece, TokenStream
 from megatron_seed.errors import SeedError
 
@@ -146,21 +147,11 @@ def collate(samples: list[np.ndarray], documents: list[list[int]] | None = None)
 def open_builds(
     source: SourceConfig, vocab_size: int | None, fim: float | None = None, thorough: bool = False
 ) -> list[IndexedTokens]:
-    """Open the builds of a source and hold their manifests against what the run expects (None: expects nothing)."""
-    builds = []
-    for prefix in source.builds:
-        build = IndexedTokens.open(prefix, thorough)
-        manifest = read_manifest(prefix)
-        if manifest:
-            _check_manifest(prefix, manifest, vocab_size, fim)
-        builds.append(build)
+    """Open the builds of a source and hold their manifests against what the run expects (None: expects nothing).
+
+    Raises SeedError for a build that is damaged or does not fit, or, with a `vocab_size`, was not declared.
+    """
+    builds = [IndexedTokens.open(prefix, thorough) for prefix in source.builds]
+    for build in builds:
+        check_manifest(build, vocab_size, fim)
     return builds
-
-
-def _check_manifest(prefix: str, manifest: dict, vocab_size: int | None, fim: float | None) -> None:
-    made_for = manifest["tokenizer"]["vocab_size"]
-    if vocab_size is not None and made_for > vocab_size:
-        raise SeedError(f"{prefix}: built with a tokenizer of {made_for} ids, but model.vocab_size is {vocab_size}")
-    rate = manifest["fim"]["rate"]
-    if fim is not None and rate != fim:
-        raise SeedError(f"{prefix}: built with fill-in-the-middle at rate {rate}, but the phase asks for fim: {fim}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import collections
 import hashlib
-import math
-import os
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from megatron_seed.config.schema import Recipe
+from megatron_seed.data.files import write_whole
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.keyed import keyed_permutation
 
@@ -43,33 +45,38 @@ def epoch_order(build: IndexedTokens, key: str, cache: Path | None) -> Order:
 
 def order_path(build: IndexedTokens, key: str, cache: Path) -> Path:
     """Named after the index's content and the key."""
-    digest = hashlib.sha256(key.encode())
-    with Path(f"{build.prefix}.idx").open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    digest = hashlib.sha256(f"{build.index_digest} {key}".encode())
     return cache / f"order-{digest.hexdigest()[:32]}.npy"
 
 
 def write_order(path: Path, order: Order) -> None:
     """Whole or not at all, also when several nodes do it at once: all write the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, np.stack(order))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_whole(path, lambda file: np.save(file, np.stack(order)))
 
 
-def build_orders(recipe: Recipe, progress: Progress | None = None) -> int:
-    """Make every large order that the recipe's phases will read; returns how many were made now."""
-    wanted = [(build, key, path) for build, key, path in _large_orders(recipe) if not path.is_file()]
+class Orders(NamedTuple):
+    """Large orders that a recipe needs."""
+
+    made: int
+    """Files made now."""
+    present: int
+    """Files that were there."""
+
+
+def build_orders(recipe: Recipe, progress: Progress | None = None, check: Callable[[], None] = lambda: None) -> Orders:
+    """Make every large order that the recipe's phases will read, where it is not there already.
+
+    `check` is called before each and may raise, to stop between two of them.
+    """
+    large = list(_large_orders(recipe))
+    wanted = [(build, key, path) for build, key, path in large if not path.is_file()]
     task = progress.add_task("document orders", total=len(wanted)) if progress else None
     for build, key, path in wanted:
+        check()
         write_order(path, _make(build, key))
         if progress:
             progress.advance(task)
-    return len(wanted)
+    return Orders(len(wanted), len(large) - len(wanted))
 
 
 def missing_orders(recipe: Recipe) -> list[Path]:
@@ -77,22 +84,41 @@ def missing_orders(recipe: Recipe) -> list[Path]:
 
 
 def _large_orders(recipe: Recipe) -> Iterator[tuple[IndexedTokens, str, Path]]:
-    given: dict[str, float] = {}
-    builds: dict[str, tuple[str, ...]] = {}
+    """Of each phase the epochs that it reads of its sources, as far as they are too large to be made on the spot."""
+    given: dict[str, float] = collections.defaultdict(float)
+    opened: dict[str, IndexedTokens] = {}
+    seen: set[Path] = set()
+    # A source may be ahead of what it has given, and have left something behind, by one block.
+    slack = max(phase.shuffle_block * phase.sequence_length for phase in recipe.phases)
     for phase in recipe.phases:
         whole = sum(source.weight for source in phase.blend)
         for source in phase.blend:
-            given[source.name] = given.get(source.name, 0.0) + phase.tokens * source.weight / whole
-            builds[source.name] = source.builds
-    for name, prefixes in builds.items():
-        opened = [IndexedTokens.open(prefix, thorough=False) for prefix in prefixes]
-        if not any(len(build.document_lengths) >= LARGE_DOCUMENTS for build in opened):
-            continue
-        epochs = math.ceil(given[name] / (sum(build.token_count for build in opened) / len(opened))) + 1
-        for epoch in range(epochs):
-            build, key = opened[epoch % len(opened)], order_key(recipe.seed, name, epoch)
-            if len(build.document_lengths) >= LARGE_DOCUMENTS:
-                yield build, key, order_path(build, key, recipe.order_cache)
+            start = given[source.name]
+            given[source.name] += phase.tokens * source.weight / whole
+            for prefix in source.builds:
+                opened[prefix] = opened.get(prefix) or IndexedTokens.open(prefix, thorough=False)
+            builds = [opened[prefix] for prefix in source.builds]
+            if all(len(build.document_lengths) < LARGE_DOCUMENTS for build in builds):
+                continue
+            for epoch in _epochs(builds, start - slack, given[source.name] + slack):
+                build, key = builds[epoch % len(builds)], order_key(recipe.seed, source.name, epoch)
+                if len(build.document_lengths) < LARGE_DOCUMENTS:
+                    continue
+                path = order_path(build, key, recipe.order_cache)
+                if path not in seen:
+                    seen.add(path)
+                    yield build, key, path
+
+
+def _epochs(builds: Sequence[IndexedTokens], start: float, stop: float) -> range:
+    """The epochs in which positions [start, stop] of a source's stream lie."""
+    ends = list(itertools.accumulate(build.token_count for build in builds))
+
+    def epoch_of(position: float) -> int:
+        rounds, rest = divmod(max(0, int(position)), ends[-1])
+        return rounds * len(builds) + bisect.bisect_right(ends, rest)
+
+    return range(epoch_of(start), epoch_of(stop) + 1)
 
 
 def _make(build: IndexedTokens, key: str) -> Order:

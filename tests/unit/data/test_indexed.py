@@ -58,8 +58,11 @@ def test_out_of_order_bounds_are_refused(build: Path) -> None:
         IndexedTokens.open(build)
 
 
-def manifest(build: Path, **changes: object) -> None:
-    values = {"tokenizer": {"vocab_size": 100}, "fim": {"rate": 0.5}, "tokens": 10, "size_bytes": 30, **changes}
+def manifest(build: Path) -> None:
+    """As `data build` writes it, with three bytes of text a token."""
+    tokens = IndexedTokens.open(build).token_count
+    made_with = {"tokenizer": {"digest": "d", "vocab_size": 100}, "fim": {"rate": 0.5}}
+    values = {**made_with, "documents": 300, "tokens": tokens, "size_bytes": 3 * tokens}
     Path(f"{build}.manifest.json").write_text(json.dumps(values))
 
 
@@ -89,6 +92,7 @@ def test_held_out_windows_do_not_overlap_and_are_shared_out_whole(build: Path) -
 
 
 def test_a_held_out_build_that_is_too_short_is_refused(build: Path) -> None:
+    manifest(build)
     with pytest.raises(SeedError, match="held-out source s"):
         HeldOut.open(SourceConfig(name="s", builds=(str(build),)), 200, 10**6, 5)
 

@@ -29,7 +29,8 @@ def recipe(tiny_builds: dict[str, str], tmp_path: Path) -> Recipe:
     for ending in ("bin", "idx"):
         shutil.copy(f"{tiny_builds['train']}.{ending}", tmp_path / f"build.{ending}")
     digest = write_tokenizer(tmp_path / "tokenizer", "unknown one two")
-    manifest = {"tokenizer": {"digest": digest, "vocab_size": 120}, "fim": {"rate": 0.0}, "tokens": 1, "size_bytes": 1}
+    manifest = json.loads(Path(f"{tiny_builds['train']}.manifest.json").read_text())
+    manifest["tokenizer"]["digest"] = digest
     (tmp_path / "build.manifest.json").write_text(json.dumps(manifest))
     phase = {
         "name": "p",

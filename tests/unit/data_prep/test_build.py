@@ -17,6 +17,7 @@ from data_prep.errors import DataError
 from data_prep.fim import split_document
 from data_prep.held_out import HeldOut
 from data_prep.select import SelectionConfig, read_selection, select
+from megatron_seed.data.declare import Vocabulary, declare
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
 from tokenizer.train import TrainSettings, train
@@ -118,6 +119,18 @@ def test_provenance_and_manifest_say_what_is_in_the_build(corpus, encoder_paths,
         data = (tmp_path / "out" / name).read_bytes()
         assert file == {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert json.loads(prefix.with_name(prefix.name + ".manifest.json").read_text()) == manifest
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "byte_bpe"])
+def test_a_declared_build_says_what_the_build_itself_said(corpus, encoder_paths, tmp_path, kind):
+    for ours in run(corpus, encoder_paths / kind, tmp_path / "out", epochs=(0,)):
+        vocabulary = Vocabulary.of_tokenizer(encoder_paths / kind)
+        [theirs] = declare([tmp_path / "out" / ours["name"]], vocabulary, ours["fim"]["rate"], force=True)
+        assert theirs.pop("declared") is True
+        assert theirs.pop("files").items() <= ours["files"].items()
+        assert theirs.pop("fim").items() <= ours["fim"].items()
+        assert theirs.items() <= ours.items()
+        assert {*ours} - {*theirs} == {"split", "fim_documents", "fim", "selection", "inputs", "files"}
 
 
 def test_any_number_of_workers_and_any_grouping_give_the_same_bytes(corpus, encoder_paths, tmp_path, snapshot):

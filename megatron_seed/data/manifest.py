@@ -1,0 +1,84 @@
+"""The manifest beside a build: what made it, and whether that is what a run expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.errors import SeedError
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MadeWith(Part):
+    """The tokenizer of a build."""
+
+    digest: str | None
+    """None for a build of which only the number of ids was declared."""
+    vocab_size: int
+
+
+class Infilling(Part):
+    rate: float
+
+
+class BuildManifest(Part):
+    """What a run needs of the manifest that `data build` or `data declare` wrote."""
+
+    tokenizer: MadeWith
+    fim: Infilling
+    documents: int
+    tokens: int
+    size_bytes: int | None = None
+    """UTF-8 bytes of source text, where known."""
+    declared: bool = False
+    """Written by `data declare`, for files that were made elsewhere."""
+
+
+def manifest_path(prefix: Path | str) -> Path:
+    return Path(f"{prefix}.manifest.json")
+
+
+def read_manifest(prefix: Path | str) -> BuildManifest | None:
+    """The manifest of a build, None where there is none. Raises SeedError for one that cannot be understood."""
+    path = manifest_path(prefix)
+    try:
+        return BuildManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SeedError(f"{path}: not the manifest of a build: {place + ': ' if place else ''}{first['msg']}") from None
+
+
+def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | None) -> None:
+    """Hold a build's manifest against the files and against what the run expects (None: expects nothing).
+
+    Raises SeedError naming the build; also for one without a manifest, when a `vocab_size` is expected: nothing then
+    says that its ids are those of the run's tokenizer.
+    """
+    manifest, prefix = read_manifest(build.prefix), build.prefix
+    if manifest is None:
+        if vocab_size is not None:
+            raise SeedError(
+                f"{prefix}: has no manifest that says which tokenizer made it; declare it once: "
+                f"megatron-seed data declare {prefix} --tokenizer DIRECTORY"
+            )
+        return
+    there, expected = (build.token_count, len(build.document_lengths)), (manifest.tokens, manifest.documents)
+    if there != expected:
+        raise SeedError(
+            f"{prefix}: holds {there[0]} tokens in {there[1]} documents, but its manifest is of {expected[0]} in "
+            f"{expected[1]}; it belongs to other files"
+        )
+    made_for, rate = manifest.tokenizer.vocab_size, manifest.fim.rate
+    if vocab_size is not None and made_for > vocab_size:
+        raise SeedError(f"{prefix}: built with a tokenizer of {made_for} ids, but model.vocab_size is {vocab_size}")
+    if fim is not None and rate != fim:
+        raise SeedError(f"{prefix}: built with fill-in-the-middle at rate {rate}, but the phase asks for fim: {fim}")
