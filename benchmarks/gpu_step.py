@@ -84,7 +84,7 @@ def ours(
     models = wrap_data_parallel(build_model(config, layout, compute, seed=0), layout)
     optimizer = build_optimizer(models, OptimizerConfig(), layout, "bf16")
     set_learning_rate(optimizer, 1e-5)
-    return lambda batch: train_step(models, optimizer, iter([batch]), 1, groups).loss
+    return lambda batch: train_step(models, optimizer, [batch], groups).loss
 
 
 def peer(config: ModelConfig, gpu: bool) -> Callable[[Batch], float]:

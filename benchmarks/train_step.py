@@ -98,7 +98,7 @@ def _ours(recipe: Recipe, groups: Groups) -> tuple[Callable[[Batch], float], Pat
     set_learning_rate(run.optimizer, LEARNING_RATE)
 
     def step(batch: Batch) -> float:
-        return train_step(run.models, run.optimizer, iter([batch]), 1, groups).loss
+        return train_step(run.models, run.optimizer, [batch], groups).loss
 
     return step, checkpoint
 

@@ -23,6 +23,16 @@ _METADATA = {
 }
 
 
+class Jump(BaseModel):
+    """Samples [first, stop) of a phase's segment."""
+
+    model_config = ConfigDict(frozen=True)
+
+    phase: str
+    first: int
+    stop: int
+
+
 class Progress(BaseModel):
     """Where a run stands between two steps.
 
@@ -45,10 +55,22 @@ class Progress(BaseModel):
     """Where the segment found each source."""
     blend: BlendMemo | None = None
     """The blend's counts at `segment_samples`."""
+    jumps: tuple[Jump, ...] = ()
+    """Samples that the run leaves out, for they could not be trained on."""
+    recent_losses: tuple[float, ...] = ()
+    """Of the last applied steps; the next loss is held against them."""
+    skips: int = 0
+    """Updates left out in a row, up to now."""
+    first_skipped: int = 0
+    """Sample at which these began."""
+    parent: str | None = None
+    """Checkpoint of another run that this one began with."""
 
     def new_segment(self, cursors: dict[str, Cursor]) -> Progress:
         """Sources go on from `cursors`, in an order of their own."""
-        return self.model_copy(update={"cursors": cursors, "segment_samples": 0, "blend": None})
+        jumps = tuple(jump for jump in self.jumps if jump.phase != self.phase)
+        new = {"cursors": cursors, "segment_samples": 0, "blend": None, "jumps": jumps, "skips": 0}
+        return self.model_copy(update=new)
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -281,6 +281,8 @@ class LoggingConfig(Section):
     tensorboard: bool = True
     wandb: Literal["offline", "online", "off"] = "offline"
     wandb_project: str = "megatron-seed"
+    peak_tflops_per_device: Annotated[float, Field(gt=0)] | None = None
+    """What model FLOPs utilisation is a share of; None takes the dense bf16 rate of a known GPU, and logs none else."""
 
 
 class StartFrom(Section):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.config.schema import LayoutConfig, OptimizerConfig
 from megatron_seed.model.build import Precision, SeedModel
 from megatron_seed.optim import torch_adam
+from megatron_seed.runtime import device
 
 
 def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> list[DistributedDataParallel]:
@@ -29,11 +32,50 @@ def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> lis
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=number > 0)
         for number, chunk in enumerate(chunks)
     ]
-    config.finalize_model_grads_func = finalize_model_grads
+    config.finalize_model_grads_func = Reduction()
     if layout.overlap_grad_reduce:
         no_sync = [model.no_sync for model in models]
         config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
     return models
+
+
+class Reduction:
+    """megatron-core's reduction of gradients over the replicas, taking down what this rank had done until then."""
+
+    def __init__(self) -> None:
+        self.busy_s: Callable[[], float] = lambda: 0.0
+        """Seconds from `begin` to the end of the last backward pass; waits for the GPU."""
+        self._before: torch.Tensor | None = None
+
+    def begin(self) -> None:
+        self._watch = device.Stopwatch()
+
+    def __call__(self, models: Sequence[DistributedDataParallel], *arguments: Any, **named: Any) -> None:
+        self.busy_s = self._watch.stop()
+        mixed = models[0].ddp_config.overlap_grad_reduce or models[0].dp_cp_group.size() == 1
+        self._before = None if mixed else gradient_norm(models)
+        finalize_model_grads(models, *arguments, **named)
+
+    def own_norm(self, models: Sequence[DistributedDataParallel]) -> float | None:
+        """Norm of this rank's gradients without other replicas' part; None where those came in on the way."""
+        if models[0].dp_cp_group.size() == 1:
+            return gradient_norm(models).item()
+        return None if self._before is None else self._before.item()
+
+
+def gradient_norm(models: Sequence[DistributedDataParallel]) -> torch.Tensor:
+    """Of everything in this rank's gradient buffers, a scalar on their device."""
+    buffers = [buffer.grad_data for model in models for buffer in model.buffers + model.expert_parallel_buffers]
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(buffer) for buffer in buffers]))
+
+
+def update_parameters(optimizer: MegatronOptimizer, grad_norm: float) -> bool:
+    """Clip the gradients by their global norm and step; False when the optimizer refuses."""
+    for part in parts(optimizer):
+        parameters = part.get_parameters()
+        if parameters and part.config.clip_grad > 0.0:
+            clip_grad_by_total_norm_fp32(parameters, part.config.clip_grad, grad_norm)
+    return bool(optimizer.step_with_ready_grads())
 
 
 def build_optimizer(

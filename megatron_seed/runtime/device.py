@@ -6,11 +6,15 @@ import importlib.util
 import os
 import platform
 import resource
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_PEAK_BF16_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "B200": 2250.0}
 
 
 def has_gpu() -> bool:
@@ -41,6 +45,41 @@ def synchronize() -> None:
     """Wait for the GPU, so that a clock read next tells the truth; nothing on a CPU."""
     if has_gpu():
         torch.cuda.synchronize()
+
+
+def peak_tflops(precision: str) -> float | None:
+    """Dense peak rate of this GPU by its maker's data sheet, None where it is not known; TFLOP/s."""
+    if not has_gpu() or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name()
+    return next((rate for key, rate in _PEAK_BF16_TFLOPS.items() if key in name), None)
+
+
+class Stopwatch:
+    """Runs from when it is made; measures the GPU's time, not that of queueing work for it."""
+
+    def __init__(self) -> None:
+        self._began = _mark()
+
+    def stop(self) -> Callable[[], float]:
+        """Ends the measurement without waiting; the result does, and gives seconds."""
+        began, ended = self._began, _mark()
+        return lambda: _seconds_between(began, ended)
+
+
+def _mark() -> Any:
+    if not has_gpu():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds_between(began: Any, ended: Any) -> float:
+    if not has_gpu():
+        return ended - began
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000.0
 
 
 def peak_memory_bytes() -> int:

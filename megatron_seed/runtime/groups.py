@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,11 +39,14 @@ class Groups:
     launch: Launch
     tensor_rank: int
     pipeline_rank: int
+    pipeline_size: int
     context_rank: int
     context_size: int
     data_rank: int
     data_size: int
     last_stage: bool
+    control: dist.ProcessGroup
+    """All processes, over gloo: for small things that must not wait for the GPU."""
 
     @property
     def rank(self) -> int:
@@ -58,6 +62,24 @@ class Groups:
         from megatron.core import parallel_state
 
         return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+    def largest(self, *numbers: int) -> tuple[int, ...]:
+        """The largest of each number over all processes, known to all."""
+        found = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
+        return tuple(found.tolist())
+
+    def gather(self, thing: Any) -> list[Any]:
+        """What every process gives, by rank, known to all; small, and picklable."""
+        things: list[Any] = [None] * self.launch.world_size
+        dist.all_gather_object(things, thing, group=self.control)
+        return things
+
+    def from_main(self, thing: Any) -> Any:
+        """What the main process gives, known to all."""
+        box = [thing]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
 
 
 def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
@@ -153,23 +175,27 @@ def laid_out(launch: Launch, layout: LayoutConfig, seed: int) -> Iterator[Groups
         virtual_pipeline_model_parallel_size=virtual,
         context_parallel_size=layout.context_parallel,
     )
+    control = dist.new_group(backend="gloo")
     try:
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
-        yield _describe(launch)
+        yield _describe(launch, control)
     finally:
+        dist.destroy_process_group(control)
         parallel_state.destroy_model_parallel()
 
 
-def _describe(launch: Launch) -> Groups:
+def _describe(launch: Launch, control: dist.ProcessGroup) -> Groups:
     from megatron.core import parallel_state as state
 
     return Groups(
         launch=launch,
         tensor_rank=state.get_tensor_model_parallel_rank(),
         pipeline_rank=state.get_pipeline_model_parallel_rank(),
+        pipeline_size=state.get_pipeline_model_parallel_world_size(),
         context_rank=state.get_context_parallel_rank(),
         context_size=state.get_context_parallel_world_size(),
         data_rank=state.get_data_parallel_rank(),
         data_size=state.get_data_parallel_world_size(),
         last_stage=state.get_pipeline_model_parallel_rank() == state.get_pipeline_model_parallel_world_size() - 1,
+        control=control,
     )

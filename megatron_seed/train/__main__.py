@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from megatron_seed.config.load import load_recipe
 from megatron_seed.errors import SeedError
+from megatron_seed.runtime import exit_codes
 from megatron_seed.runtime.groups import read_launch
 from megatron_seed.runtime.noise import quieten_libraries
 from megatron_seed.runtime.orphans import die_with_parent
+from megatron_seed.runtime.signals import StoppedEarly
 
 USAGE = "usage: python -m megatron_seed.train RECIPE [key=value ...]"
 
@@ -27,10 +29,14 @@ def main(arguments: Sequence[str]) -> int:
         from megatron_seed.train.run import train
 
         train(load_recipe(arguments[0], arguments[1:]))
+    except StoppedEarly as error:
+        if launch.rank == 0:
+            print(f"megatron-seed: {error}", file=sys.stderr)
+        return exit_codes.STOPPED_EARLY
     except SeedError as error:
         rank = f" rank {launch.rank}:" if launch.rank else ""
         print(f"megatron-seed:{rank} {error}", file=sys.stderr)
-        return 2
+        return exit_codes.WRONG_INPUT
     except KeyboardInterrupt:
         return 130
     return 0

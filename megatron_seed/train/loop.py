@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import PhaseConfig, Recipe
-from megatron_seed.data.loader import PhaseData, cursors_after
+from megatron_seed.data.loader import Batch, PhaseData, cursors_after
+from megatron_seed.data.prefetch import Prefetch
 from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
+from megatron_seed.train.guard import guarded_step
 from megatron_seed.train.hooks import Hook, StepRecord
+from megatron_seed.train.resume import phases_left
+from megatron_seed.train.rollback import jumped, roll_back
 from megatron_seed.train.state import Run
-from megatron_seed.train.step import train_step
+
+_POLL_S = 1.0
+"""How long to wait for data before asking the other ranks whether to go on waiting."""
 
 
 def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
-    """Run phases of one layout, from where `progress` stands in the first of them."""
+    """Run what is left of phases of one layout; ends early, with `run.stop.reason`, when the job is told to stop."""
     for hook in hooks:
         hook.start(progress)
-    for phase in phases:
-        progress = _enter(run.recipe, phase, progress)
-        data = PhaseData.open(
-            phase,
-            run.recipe.seed,
-            run.recipe.model.vocab_size,
-            progress.cursors,
-            progress.blend,
-            order_cache=run.recipe.order_cache,
-        )
-        run.recorder.note(segment_row(run.recipe, phase, progress))
-        while progress.phase_tokens < phase.tokens:
-            record = _step(run, phase, data, progress)
-            progress = record.progress
-            for hook in hooks:
-                hook.after_step(record)
+    rollbacks = 0
+    while not run.stop.reason and (left := phases_left(run.recipe, phases, progress)):
+        data, progress = _run_phase(run, left[0], progress, hooks)
+        if progress.skips >= run.recipe.guard.max_skips:
+            rollbacks += 1
+            progress = _go_back(run, data, progress, hooks, rollbacks)
     for hook in hooks:
-        hook.finish(progress)
+        if run.stop.reason:
+            hook.stop(progress)
+        else:
+            hook.finish(progress)
     return progress
+
+
+def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence[Hook]) -> tuple[PhaseData, Progress]:
+    """Steps until the phase is done, too many updates in a row were left out, or the job is to stop."""
+    progress = _enter(run.recipe, phase, progress)
+    vocab_size, cache = run.recipe.model.vocab_size, run.recipe.order_cache
+    data = PhaseData.open(phase, run.recipe.seed, vocab_size, progress.cursors, progress.blend, order_cache=cache)
+    groups = run.groups
+    ahead = Prefetch(lambda first, size: list(data.micro_batches(first, size, groups.data_rank, groups.data_size)))
+    run.recorder.note(segment_row(run.recipe, phase, progress))
+    while progress.phase_tokens < phase.tokens and progress.skips < run.recipe.guard.max_skips:
+        record = _step(run, phase, data, ahead, progress)
+        if record is None:
+            break
+        progress = record.progress
+        for hook in hooks:
+            hook.timed_after_step(record)
+    return data, progress
 
 
 def _enter(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> Progress:
@@ -65,33 +81,66 @@ def segment_row(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> dict[
     }
 
 
-def _step(run: Run, phase: PhaseConfig, data: PhaseData, progress: Progress) -> StepRecord:
-    groups = run.groups
+def _step(run: Run, phase: PhaseConfig, data: PhaseData, ahead: Prefetch, progress: Progress) -> StepRecord | None:
+    """One step, None when the job is to stop before it."""
     began = time.perf_counter()
     size = phase.batch_size_at(progress.phase_tokens)
-    tokens = size * phase.sequence_length
+    progress = _past_bad_data(run, phase, data, progress, size)
+    batches = _batches(run, ahead, (progress.segment_samples, size))
+    if batches is None:
+        return None
+    tokens, samples = size * phase.sequence_length, progress.segment_samples + size
+    ahead.ask((samples, phase.batch_size_at(progress.phase_tokens + tokens)))
+    data_s = time.perf_counter() - began
     rate = learning_rate_at(phase.learning_rate, progress.phase_tokens + tokens, phase.tokens)
     set_learning_rate(run.optimizer, rate)
-    result = train_step(
-        run.models,
-        run.optimizer,
-        data.micro_batches(progress.segment_samples, size, groups.data_rank, groups.data_size),
-        size // (phase.micro_batch_size * groups.data_size),
-        groups,
-    )
-    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+    result = guarded_step(run, progress, batches)
+    done = {
+        "step": progress.step + 1,
+        "phase_tokens": progress.phase_tokens + tokens,
+        "consumed_tokens": progress.consumed_tokens + tokens,
+        "segment_samples": samples,
+        "blend": data.blend.memo(samples),
+    }
+    if result.problem is None:
+        recent = (*progress.recent_losses, result.loss)[-run.recipe.guard.spike_window :]
+        done |= {"skips": 0, "recent_losses": recent}
+    else:
+        first = progress.first_skipped if progress.skips else progress.segment_samples
+        done |= {"skips": progress.skips + 1, "first_skipped": first}
+    progress = progress.model_copy(update=done)
+    return StepRecord(progress, result, rate, time.perf_counter() - began, data_s, tokens)
+
+
+def _past_bad_data(run: Run, phase: PhaseConfig, data: PhaseData, progress: Progress, size: int) -> Progress:
+    past = jumped(progress, size)
+    if past is not progress and past.segment_samples != progress.segment_samples:
+        progress = past.model_copy(update={"blend": data.blend.memo(past.segment_samples)})
+        run.recorder.note(segment_row(run.recipe, phase, progress))
+    return progress
+
+
+def _batches(run: Run, ahead: Prefetch, samples: tuple[int, int]) -> Sequence[Batch] | None:
+    """This rank's micro-batches of a step once every rank has its own; None when the job is to stop."""
+    ahead.ask(samples)
+    while True:
+        batches = ahead.take(_POLL_S)
+        ready = run.stop.poll(batches is not None)
+        if run.stop.reason:
+            return None
+        if ready:
+            return batches
+
+
+def _go_back(run: Run, data: PhaseData, progress: Progress, hooks: Sequence[Hook], rollbacks: int) -> Progress:
+    if rollbacks > run.recipe.guard.max_rollbacks:
         raise SeedError(
-            f"step {progress.step + 1}: loss {result.loss}, gradient norm {result.grad_norm}: the run has diverged; go "
-            "on from an earlier checkpoint with a lower learning rate, or look at the data of this step"
+            f"step {progress.step}: {progress.skips} updates left out in a row, after going back "
+            f"{rollbacks - 1} times: the run has diverged; go on from an earlier checkpoint with a lower learning rate"
         )
-    samples = progress.segment_samples + size
-    progress = progress.model_copy(
-        update={
-            "step": progress.step + 1,
-            "phase_tokens": progress.phase_tokens + tokens,
-            "consumed_tokens": progress.consumed_tokens + tokens,
-            "segment_samples": samples,
-            "blend": data.blend.memo(samples),
-        }
-    )
-    return StepRecord(progress, result, rate, time.perf_counter() - began, tokens)
+    for hook in hooks:
+        hook.settle()
+    progress = roll_back(run, data, progress)
+    for hook in hooks:
+        hook.rewind(progress)
+    return progress

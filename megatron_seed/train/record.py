@@ -2,46 +2,77 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_seed.config.schema import Recipe
 from megatron_seed.train import metrics
+from megatron_seed.train.metrics import Row
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]
+_KEPT_ROWS = 10_000
 
 
 class Sink(Protocol):
+    name: str
+
     def write(self, row: Row) -> None: ...
     def close(self) -> None: ...
 
 
 class Recorder:
-    """Writes rows to every sink the recipe asks for; on the other ranks it does nothing."""
+    """Writes rows to every sink the recipe asks for; on the other ranks it does nothing.
+
+    A sink that fails never ends the run: metrics.jsonl is tried again with the next row, the others are given up.
+    """
 
     def __init__(self, recipe: Recipe, step: int, active: bool) -> None:
-        self.sinks: list[Sink] = []
+        self._active = active
+        self._run_dir = recipe.run_dir
+        self._metrics = _Metrics(recipe.run_dir)
+        self._sinks: list[Sink] = []
         if active:
             metrics.rewind(recipe.run_dir, step)
-            self.sinks = [_Metrics(recipe.run_dir), *_tensorboard(recipe, step), *_wandb(recipe)]
+            self._sinks = [*_tensorboard(recipe, step), *_wandb(recipe)]
 
     def write(self, row: Row) -> None:
         """A row has `kind`, `step` and numbers."""
-        for sink in self.sinks:
-            sink.write(row)
+        self.note(row)
+        for sink in list(self._sinks):
+            try:
+                sink.write(row)
+            except Exception as error:  # of the network, the disk, or wandb's own
+                logger.warning("%s failed, going on without it: %s", sink.name, error)
+                self._sinks.remove(sink)
 
     def note(self, row: Row) -> None:
         """A row for metrics.jsonl alone."""
-        for sink in self.sinks[:1]:
-            sink.write(row)
+        if self._active:
+            self._metrics.write(row)
+
+    def event(self, step: int, event: str, **facts: Any) -> None:
+        """Something out of the ordinary: a row that stays when the run goes back, and a line on the console."""
+        self.note({"kind": "event", "step": step, "event": event, "time": time.time(), **facts})
+        if self._active:
+            told = ", ".join(f"{name} {value}" for name, value in facts.items())
+            logger.warning("step %d: %s%s", step, event.replace("_", " "), f": {told}" if told else "")
+
+    def rewind(self, step: int) -> None:
+        """The run went back to `step`."""
+        if self._active:
+            metrics.rewind(self._run_dir, step)
 
     def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except Exception as error:
+                logger.warning("%s could not be closed: %s", sink.name, error)
 
 
 def _scalars(row: Row) -> dict[str, float]:
@@ -52,17 +83,26 @@ def _scalars(row: Row) -> dict[str, float]:
 
 
 class _Metrics:
+    """metrics.jsonl; what a full disk refused is kept for the next row."""
+
     def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+        self._run_dir = run_dir
+        self._waiting: collections.deque[Row] = collections.deque(maxlen=_KEPT_ROWS)
 
     def write(self, row: Row) -> None:
-        metrics.write(self.run_dir, row)
-
-    def close(self) -> None:
-        """Each row is written out at once."""
+        self._waiting.append(row)
+        try:
+            metrics.write(self._run_dir, *self._waiting)
+        except OSError as error:
+            if len(self._waiting) == 1:
+                logger.warning("%s could not be written, will try again: %s", metrics.NAME, error)
+            return
+        self._waiting.clear()
 
 
 class _TensorBoard:
+    name = "TensorBoard"
+
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -78,6 +118,8 @@ class _TensorBoard:
 
 
 class _Wandb:
+    name = "wandb"
+
     def __init__(self, recipe: Recipe) -> None:
         import wandb
 

@@ -63,7 +63,7 @@ def load_start(
     if before is not None:
         progress = _by_the_recipe_now(progress, before, recipe, say)
     if where.branch is not None:
-        progress = _branched(progress, where.branch, before)
+        progress = _branched(progress, where.branch, before).model_copy(update={"parent": str(where.checkpoint)})
     return progress
 
 

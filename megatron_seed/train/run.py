@@ -17,20 +17,25 @@ from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.config.validate import check_layout
-from megatron_seed.data.held_out import check_data, held_out_of
+from megatron_seed.data.held_out import check_data
 from megatron_seed.data.order import build_orders, missing_orders
 from megatron_seed.errors import SeedError
 from megatron_seed.model.build import Compute, build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.features import check_features, use_deterministic_kernels
 from megatron_seed.runtime.groups import Groups, Launch, job, laid_out, read_launch
+from megatron_seed.runtime.signals import StoppedEarly, StopRequest
+from megatron_seed.train.hooks import Hook
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
+from megatron_seed.train.hooks.profile import ProfileHook
+from megatron_seed.train.hooks.replicas import ReplicasHook
 from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.resume import find_start, load_start, phases_left
 from megatron_seed.train.state import Run
+from megatron_seed.train.stop import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +43,22 @@ logger = logging.getLogger(__name__)
 def train(recipe: Recipe) -> Progress:
     """Train a recipe to its end, going on from the newest good checkpoint of its run folder.
 
-    Raises SeedError before anything starts when layout, data or machine cannot work.
+    Raises SeedError before anything starts when layout, data or machine cannot work, and StoppedEarly when a signal or
+    the wall clock ended the run before its last step; everything is saved then.
     """
     launch = read_launch()
     check_layout(recipe, launch.world_size)
     check_features(recipe)
     check_data(recipe, thorough=launch.local_rank == 0)
-    prepare_orders(recipe, builds=launch.local_rank == 0)
-    if recipe.deterministic:
-        use_deterministic_kernels()
-    with _sole_writer(recipe, launch), job() as launch:
-        progress = Progress()
-        for phases in _stretches(recipe):
-            with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
-                progress = _train_stretch(recipe, phases, groups)
+    with StopRequest(recipe.stop.wall_clock_s, recipe.stop.margin_s) as request:
+        prepare_orders(recipe, builds=launch.local_rank == 0, request=request)
+        if recipe.deterministic:
+            use_deterministic_kernels()
+        with _sole_writer(recipe, launch), job() as launch:
+            progress = Progress()
+            for phases in _stretches(recipe):
+                with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
+                    progress = _train_stretch(recipe, phases, groups, request)
     return progress
 
 
@@ -72,19 +79,23 @@ def _sole_writer(recipe: Recipe, launch: Launch) -> Iterator[None]:
         yield
 
 
-def prepare_orders(recipe: Recipe, builds: bool) -> None:
+def prepare_orders(recipe: Recipe, builds: bool, request: StopRequest) -> None:
     """Have the document orders of large builds in place before the job's first collective, which could time out.
 
     One process of each node makes what is missing; the others look for the files now and then.
     """
     if builds:
         with Bars(console=Console(stderr=True), transient=True) as bars:
-            build_orders(recipe, bars)
+            build_orders(recipe, bars, request.check)
     while missing_orders(recipe):
+        request.check()
         time.sleep(1.0)
+    request.check()
 
 
-def start(recipe: Recipe, groups: Groups, phase: PhaseConfig | None = None) -> tuple[Run, Progress]:
+def start(
+    recipe: Recipe, groups: Groups, phase: PhaseConfig | None = None, request: StopRequest | None = None
+) -> tuple[Run, Progress]:
     """Build model and optimizer for a phase (default: the first) and put them where the run stands."""
     phase = phase or recipe.phases[0]
     layout = recipe.layout_of(phase)
@@ -98,7 +109,8 @@ def start(recipe: Recipe, groups: Groups, phase: PhaseConfig | None = None) -> t
     models = wrap_data_parallel(chunks, layout)
     optimizer = build_optimizer(models, recipe.optimizer, layout, recipe.precision)
     progress = load_start(where, recipe, models, optimizer, groups) if where else Progress()
-    return Run(recipe, groups, models, optimizer, Recorder(recipe, progress.step, active=groups.is_main)), progress
+    recorder = Recorder(recipe, progress.step, active=groups.is_main)
+    return Run(recipe, groups, models, optimizer, recorder, Stop(request or StopRequest(), groups)), progress
 
 
 def compute_of(recipe: Recipe) -> Compute:
@@ -120,14 +132,25 @@ def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
     return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
 
 
-def _train_stretch(recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups) -> Progress:
+def _train_stretch(recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups, request: StopRequest) -> Progress:
     """Train what is left of these phases; its last checkpoint is where the next stretch begins."""
-    run, progress = start(recipe, groups, phases[0])
-    left = phases_left(recipe, phases, progress)
+    run, progress = start(recipe, groups, phases[0], request)
+    last = phases[-1] == recipe.phases[-1]
     try:
-        if left:
-            hooks = [LogHook(run), EvaluateHook(run, held_out_of(recipe, left[0])), SaveHook(run)]
-            progress = run_phases(run, left, progress, hooks)
+        if last or phases_left(recipe, phases, progress):
+            progress = run_phases(run, phases, progress, hooks_of(run))
     finally:
         run.recorder.close()
+    if run.stop.reason:
+        run.recorder.event(progress.step, "stopped_early", reason=run.stop.reason)
+        raise StoppedEarly(
+            f"stopped by {run.stop.reason} after step {progress.step}, saved; start the same command again to go on"
+        )
     return progress
+
+
+def hooks_of(run: Run) -> list[Hook]:
+    """In the order in which they are called; saving comes last, after all that may refuse it."""
+    evaluate, save = EvaluateHook(run), SaveHook(run)
+    timed = {"evaluation": evaluate, "save": save}
+    return [LogHook(run, timed), ProfileHook(run), evaluate, ReplicasHook(run), save]

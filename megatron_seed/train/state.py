@@ -11,6 +11,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron_seed.config.schema import Recipe
 from megatron_seed.runtime.groups import Groups
 from megatron_seed.train.record import Recorder
+from megatron_seed.train.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,4 @@ class Run:
     models: Sequence[DistributedDataParallel]
     optimizer: MegatronOptimizer
     recorder: Recorder
+    stop: Stop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,49 +17,66 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_seed.data.loader import Batch
 from megatron_seed.model.context import take_pieces
+from megatron_seed.optim.build import update_parameters
 from megatron_seed.runtime import device
 from megatron_seed.runtime.groups import Groups
 
 
 @dataclass(frozen=True)
-class StepResult:
+class Gradients:
+    """What a forward and backward pass over a global batch gave; the gradients themselves wait in the optimizer."""
+
     loss: float
-    """Mean over the global batch's tokens, nats."""
+    """Mean over the global batch's tokens, nats; the same on every rank."""
     grad_norm: float
     """Global, before clipping."""
-    applied: bool
-    """False when the optimizer refused the step."""
+    own_loss: float
+    """Summed over this rank's tokens."""
+    busy_s: float
+    """Until this rank's backward pass was done; then it waited for the others."""
+
+
+def compute_gradients(
+    models: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    batches: Sequence[Batch],
+    groups: Groups,
+) -> Gradients:
+    """Forward and backward over this rank's micro-batches, reduced over the replicas. May be repeated."""
+    reduction = models[0].config.finalize_model_grads_func
+    reduction.begin()
+    for model in models:
+        model.zero_grad_buffer()
+    optimizer.zero_grad()
+    sums = _run(models, iter(batches), len(batches), groups, forward_only=False)
+    own_loss = sums[0].item()
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm())
+    loss, tokens = _over_replicas(sums, groups).tolist()
+    return Gradients(loss / tokens, grad_norm, own_loss, reduction.busy_s())
 
 
 def train_step(
     models: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
-    batches: Iterator[Batch],
-    micro_batches: int,
+    batches: Sequence[Batch],
     groups: Groups,
-) -> StepResult:
-    """Forward, backward and update over this rank's `micro_batches`; the result is the same on every rank."""
-    for model in models:
-        model.zero_grad_buffer()
-    optimizer.zero_grad()
-    sums = _run(models, batches, micro_batches, groups, forward_only=False)
-    applied, grad_norm, _ = optimizer.step()
-    loss, tokens = _over_replicas(sums, groups).tolist()
-    return StepResult(loss / tokens, float(grad_norm or 0.0), bool(applied))
+) -> Gradients:
+    """Compute and apply gradients, whatever they are."""
+    gradients = compute_gradients(models, optimizer, batches, groups)
+    update_parameters(optimizer, gradients.grad_norm)
+    return gradients
 
 
-def evaluate(
-    models: Sequence[DistributedDataParallel], batches: Iterator[Batch], micro_batches: int, groups: Groups
-) -> float:
-    """Mean loss in nats over the tokens whose mask is one."""
+def evaluate(models: Sequence[DistributedDataParallel], batches: Sequence[Batch], groups: Groups) -> torch.Tensor:
+    """[2]: summed loss in nats and number of the tokens whose mask is one, over all replicas."""
     for model in models:
         model.eval()
     with torch.no_grad():
-        sums = _run(models, batches, micro_batches, groups, forward_only=True)
+        sums = _run(models, iter(batches), len(batches), groups, forward_only=True)
     for model in models:
         model.train()
-    loss, tokens = _over_replicas(sums, groups).tolist()
-    return loss / tokens if tokens else math.nan
+    return _over_replicas(sums, groups)
 
 
 def _run(

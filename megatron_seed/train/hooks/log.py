@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from megatron_seed.checkpoint import state
+from megatron_seed.model.arithmetic import flops_per_token
 from megatron_seed.runtime import device
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
@@ -19,10 +21,11 @@ _LINE_EVERY_S = 10.0
 
 
 class LogHook(Hook):
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, timed: Mapping[str, Hook]) -> None:
+        """`timed` are hooks whose time is logged, by the name under which it is."""
         self.run = run
-        self.tokens = 0
-        self.seconds = 0.0
+        self.timed = timed
+        self.records: list[StepRecord] = []
         self.console: _ConsoleLine | None = None
 
     def start(self, progress: state.Progress) -> None:
@@ -30,21 +33,24 @@ class LogHook(Hook):
             self.console = _ConsoleLine(sum(phase.steps for phase in self.run.recipe.phases), progress.step)
 
     def after_step(self, record: StepRecord) -> None:
-        self.tokens += record.tokens
-        self.seconds += record.seconds
-        if self.console is None or record.progress.step % self.run.recipe.logging.every_steps:
+        if self.console is None:
             return
-        row = self._row(record)
-        self.tokens, self.seconds = 0, 0.0
-        self.run.recorder.write(row)
-        self.console.update(row)
+        self.records.append(record)
+        if record.progress.step % self.run.recipe.logging.every_steps == 0:
+            row = self._row(record)
+            self.records.clear()
+            self.run.recorder.write(row)
+            self.console.update(row)
 
     def finish(self, progress: state.Progress) -> None:
         if self.console:
             self.console.close()
 
+    stop = finish
+
     def _row(self, record: StepRecord) -> dict[str, Any]:
-        return {
+        """Loss, rate and norm are those of the step itself; times are means, and sums of hooks, since the last row."""
+        row = {
             "kind": "train",
             "step": record.progress.step,
             "tokens": record.progress.consumed_tokens,
@@ -52,11 +58,39 @@ class LogHook(Hook):
             "loss": record.result.loss,
             "learning_rate": record.learning_rate,
             "grad_norm": record.result.grad_norm,
+            "skipped": record.result.problem is not None,
             "step_seconds": record.seconds,
-            "tokens_per_second": self.tokens / self.seconds,
+            **self._times(),
+            **self._rates(record),
             "peak_memory_bytes": device.peak_memory_bytes(),
-            "skipped": not record.result.applied,
         }
+        return row
+
+    def _times(self) -> dict[str, float]:
+        steps = len(self.records)
+        times = {
+            "data_seconds": sum(record.data_s for record in self.records) / steps,
+            "forward_backward_seconds": sum(record.result.forward_backward_s for record in self.records) / steps,
+            "optimizer_seconds": sum(record.result.optimizer_s for record in self.records) / steps,
+        }
+        for name, hook in self.timed.items():
+            times[f"{name}_seconds"] = hook.spent_s
+            hook.spent_s = 0.0
+        return times
+
+    def _rates(self, record: StepRecord) -> dict[str, float]:
+        """Model FLOPs utilisation is tokens per second x FLOPs per token (see `flops_per_token`) over the peak rate."""
+        recipe, devices = self.run.recipe, self.run.groups.launch.world_size
+        speed = sum(record.tokens for record in self.records) / sum(record.seconds for record in self.records)
+        phase = next(phase for phase in recipe.phases if phase.name == record.progress.phase)
+        rates = {"tokens_per_second": speed, "tokens_per_second_per_device": speed / devices}
+        peak = recipe.logging.peak_tflops_per_device or device.peak_tflops(recipe.precision)
+        for kind, causal in (("causal", True), ("full", False)):
+            tflops = speed / devices * flops_per_token(recipe.model, phase.sequence_length, causal=causal) / 1e12
+            rates[f"tflops_per_device_{kind}"] = tflops
+            if peak:
+                rates[f"mfu_{kind}"] = tflops / peak
+        return rates
 
 
 class _ConsoleLine:
@@ -75,6 +109,8 @@ class _ConsoleLine:
 
     def update(self, row: dict[str, Any]) -> None:
         numbers = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s  rate {row['learning_rate']:.2e}"
+        if "mfu_causal" in row:
+            numbers += f"  MFU {row['mfu_causal']:.1%}"
         if self.bar:
             self.bar.update(self.task, completed=row["step"], description=numbers)
         elif time.monotonic() - self.last_line > _LINE_EVERY_S:

@@ -22,7 +22,9 @@ class SaveHook(Hook):
         self.saved_step = progress.step
 
     def after_step(self, record: StepRecord) -> None:
-        if record.progress.step % self.run.recipe.checkpoint.every_steps == 0:
+        # Not in the middle of updates that were left out: the run may have to go back to before them.
+        due = record.progress.step % self.run.recipe.checkpoint.every_steps == 0
+        if due and not record.progress.skips:
             self._save(record.progress)
 
     def finish(self, progress: Progress) -> None:

@@ -27,7 +27,15 @@ TRAIN_ROW = {
     "learning_rate": float,
     "grad_norm": float,
     "step_seconds": float,
+    "data_seconds": float,
+    "forward_backward_seconds": float,
+    "optimizer_seconds": float,
+    "evaluation_seconds": float,
+    "save_seconds": float,
     "tokens_per_second": float,
+    "tokens_per_second_per_device": float,
+    "tflops_per_device_causal": float,
+    "tflops_per_device_full": float,
     "peak_memory_bytes": int,
     "skipped": bool,
 }
@@ -168,7 +176,7 @@ def test_a_run_that_begins_again_before_its_first_checkpoint_evaluates_once(
 
     options = {"phases": {"main": 2}, "evaluation": held_out(tiny_builds)}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", killed)
+        patch.setattr(loop, "guarded_step", killed)
         with pytest.raises(KeyboardInterrupt):
             run(**options)
     run_dir = run(**options)
@@ -237,14 +245,16 @@ def embedding(run_dir: Path) -> torch.Tensor:
 
 def test_a_run_that_diverged_stops_before_it_saves(run: Callable, tmp_path: Path) -> None:
     diverging = {"phases": {"main": 4}, "model": {**MODEL, "init_std": 1e19}, "checkpoint": {"every_steps": 1}}
-    with pytest.raises(SeedError, match=r"step 1: loss .*, gradient norm .*: the run has diverged"):
+    with pytest.raises(SeedError, match=r"step 3: 3 updates left out in a row, and no checkpoint to go back to"):
         run("diverged", **diverging)
+    skipped = [row for row in rows(tmp_path / "diverged", "event") if row["event"] == "update_skipped"]
+    assert [row["step"] for row in skipped] == [1, 2, 3]
     assert finished(tmp_path / "diverged") == []
 
 
 def test_token_ids_that_the_model_does_not_have_are_refused(run: Callable) -> None:
     """Such labels would have no row in the head, and a loss that is wrong or infinite."""
-    with pytest.raises(SeedError, match=r"source a: has token ids from .* but model.vocab_size is 100"):
+    with pytest.raises(SeedError, match=r"built with a tokenizer of 120 ids, but model.vocab_size is 100"):
         run(phases={"main": 2}, model={**MODEL, "vocab_size": 100})
 
 
