@@ -262,10 +262,16 @@ class WatchdogConfig(Section):
 
     hang_timeout_s: Annotated[float, Field(ge=0)] = 1800.0
     """Longest time without a finished step, evaluation batch or save; 0 waits for ever."""
+    start_timeout_s: Annotated[float, Field(ge=0)] = 3600.0
+    """The same for what is slow the first time: building the model, reading a checkpoint, a phase's first step."""
+    heartbeat_s: Annotated[float, Field(gt=0)] = 1.0
+    """Each rank lets rank 0 know so often that it is there."""
     peer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """A rank not heard of for so long is taken for dead."""
     slow_rank_ratio: Annotated[float, Field(ge=1)] = 1.3
     """A replica whose steps take so many times the median replica's is named as slow."""
+    slow_rank_steps: Positive = 50
+    """Steps over which that is measured."""
 
 
 class ProfileConfig(Section):

@@ -135,7 +135,7 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def process_groups(layout: LayoutConfig, seed: int, timeout_s: float = 1800.0) -> Iterator[Groups]:
     """Join the job and lay it out; leave cleanly at the end."""
-    with job(timeout_s) as launch, laid_out(launch, layout, seed) as groups:
+    with job(timeout_s) as launch, laid_out(launch, layout, seed, timeout_s) as groups:
         yield groups
 
 
@@ -163,7 +163,7 @@ def job(timeout_s: float = 1800.0) -> Iterator[Launch]:
 
 
 @contextlib.contextmanager
-def laid_out(launch: Launch, layout: LayoutConfig, seed: int) -> Iterator[Groups]:
+def laid_out(launch: Launch, layout: LayoutConfig, seed: int, timeout_s: float = 1800.0) -> Iterator[Groups]:
     """Groups of a layout over the processes of the job, for as long as the context lasts; seeds the generators."""
     from megatron.core import parallel_state, tensor_parallel
 
@@ -174,8 +174,9 @@ def laid_out(launch: Launch, layout: LayoutConfig, seed: int) -> Iterator[Groups
         pipeline_model_parallel_size=layout.pipeline_parallel,
         virtual_pipeline_model_parallel_size=virtual,
         context_parallel_size=layout.context_parallel,
+        distributed_timeout_minutes=timeout_s / 60,
     )
-    control = dist.new_group(backend="gloo")
+    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
     try:
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
         yield _describe(launch, control)

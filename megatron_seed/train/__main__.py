@@ -12,6 +12,7 @@ from megatron_seed.runtime import exit_codes
 from megatron_seed.runtime.groups import read_launch
 from megatron_seed.runtime.noise import quieten_libraries
 from megatron_seed.runtime.orphans import die_with_parent
+from megatron_seed.runtime.peers import LostPeer
 from megatron_seed.runtime.signals import StoppedEarly
 
 USAGE = "usage: python -m megatron_seed.train RECIPE [key=value ...]"
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         if launch.rank == 0:
             print(f"megatron-seed: {error}", file=sys.stderr)
         return exit_codes.STOPPED_EARLY
+    except LostPeer:  # said already, once for all ranks
+        return exit_codes.LOST_PEER
     except SeedError as error:
         rank = f" rank {launch.rank}:" if launch.rank else ""
         print(f"megatron-seed:{rank} {error}", file=sys.stderr)

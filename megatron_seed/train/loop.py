@@ -49,13 +49,16 @@ def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence
     groups = run.groups
     ahead = Prefetch(lambda first, size: list(data.micro_batches(first, size, groups.data_rank, groups.data_size)))
     run.recorder.note(segment_row(run.recipe, phase, progress))
+    run.watchdog.beat(f"step {progress.step}", starting=True)
     while progress.phase_tokens < phase.tokens and progress.skips < run.recipe.guard.max_skips:
         record = _step(run, phase, data, ahead, progress)
         if record is None:
             break
         progress = record.progress
+        run.watchdog.beat(f"step {progress.step}")
         for hook in hooks:
             hook.timed_after_step(record)
+        run.watchdog.beat(f"step {progress.step}")
     return data, progress
 
 
@@ -125,10 +128,12 @@ def _batches(run: Run, ahead: Prefetch, samples: tuple[int, int]) -> Sequence[Ba
     ahead.ask(samples)
     while True:
         batches = ahead.take(_POLL_S)
+        run.watchdog.doing("waiting for the others' data" if batches is not None else "waiting for its data")
         ready = run.stop.poll(batches is not None)
         if run.stop.reason:
             return None
         if ready:
+            run.watchdog.doing("")
             return batches
 
 

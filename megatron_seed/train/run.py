@@ -25,6 +25,7 @@ from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.features import check_features, use_deterministic_kernels
 from megatron_seed.runtime.groups import Groups, Launch, job, laid_out, read_launch
 from megatron_seed.runtime.signals import StoppedEarly, StopRequest
+from megatron_seed.runtime.watchdog import Watchdog
 from megatron_seed.train.hooks import Hook
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
@@ -54,11 +55,14 @@ def train(recipe: Recipe) -> Progress:
         prepare_orders(recipe, builds=launch.local_rank == 0, request=request)
         if recipe.deterministic:
             use_deterministic_kernels()
-        with _sole_writer(recipe, launch), job() as launch:
+        watchdog = Watchdog(recipe.watchdog, launch, recipe.run_dir)
+        timeout_s = watchdog.collective_timeout_s
+        with _sole_writer(recipe, launch), job(timeout_s) as launch, watchdog:
             progress = Progress()
             for phases in _stretches(recipe):
-                with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed) as groups:
-                    progress = _train_stretch(recipe, phases, groups, request)
+                watchdog.beat(f"step {progress.step}" if progress.step else "the start", starting=True)
+                with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed, timeout_s) as groups:
+                    progress = _train_stretch(recipe, phases, groups, request, watchdog)
     return progress
 
 
@@ -94,7 +98,11 @@ def prepare_orders(recipe: Recipe, builds: bool, request: StopRequest) -> None:
 
 
 def start(
-    recipe: Recipe, groups: Groups, phase: PhaseConfig | None = None, request: StopRequest | None = None
+    recipe: Recipe,
+    groups: Groups,
+    phase: PhaseConfig | None = None,
+    request: StopRequest | None = None,
+    watchdog: Watchdog | None = None,
 ) -> tuple[Run, Progress]:
     """Build model and optimizer for a phase (default: the first) and put them where the run stands."""
     phase = phase or recipe.phases[0]
@@ -110,7 +118,9 @@ def start(
     optimizer = build_optimizer(models, recipe.optimizer, layout, recipe.precision)
     progress = load_start(where, recipe, models, optimizer, groups) if where else Progress()
     recorder = Recorder(recipe, progress.step, active=groups.is_main)
-    return Run(recipe, groups, models, optimizer, recorder, Stop(request or StopRequest(), groups)), progress
+    stop = Stop(request or StopRequest(), groups)
+    watchdog = watchdog or Watchdog(recipe.watchdog, groups.launch, recipe.run_dir)
+    return Run(recipe, groups, models, optimizer, recorder, stop, watchdog), progress
 
 
 def compute_of(recipe: Recipe) -> Compute:
@@ -132,9 +142,11 @@ def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
     return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
 
 
-def _train_stretch(recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups, request: StopRequest) -> Progress:
+def _train_stretch(
+    recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups, request: StopRequest, watchdog: Watchdog
+) -> Progress:
     """Train what is left of these phases; its last checkpoint is where the next stretch begins."""
-    run, progress = start(recipe, groups, phases[0], request)
+    run, progress = start(recipe, groups, phases[0], request, watchdog)
     last = phases[-1] == recipe.phases[-1]
     try:
         if last or phases_left(recipe, phases, progress):

@@ -10,6 +10,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.config.schema import Recipe
 from megatron_seed.runtime.groups import Groups
+from megatron_seed.runtime.watchdog import Watchdog
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.stop import Stop
 
@@ -24,3 +25,4 @@ class Run:
     optimizer: MegatronOptimizer
     recorder: Recorder
     stop: Stop
+    watchdog: Watchdog

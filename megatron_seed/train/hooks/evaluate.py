@@ -80,6 +80,7 @@ class EvaluateHook(Hook):
         sums = torch.zeros(2, dtype=torch.float64)
         while chunk := list(itertools.islice(batches, self._round())):
             sums += evaluate(run.models, [*chunk, *self._padding(chunk)], run.groups)
+            run.watchdog.beat(f"an evaluation batch of {source.name}")
             run.stop.poll()
             if run.stop.reason:
                 return None
