@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class Blend:
         counts = np.asarray(memo.counts, np.int64) if memo else np.zeros(len(self._weights), np.int64)
         self._counts_at_blocks = [counts]
         self._blocks: list[np.ndarray] = []
+        self._lock = threading.Lock()
 
     def source(self, index: int) -> tuple[int, int]:
         """Source of sample `index`, and how many samples that source had given before it."""
@@ -53,7 +55,9 @@ class Blend:
             raise IndexError(f"sample {index} lies before the {self._base} that are known")
         block, place = divmod(index - self._base, _BLOCK)
         while block >= len(self._blocks):
-            self._extend()
+            with self._lock:  # the thread that reads ahead and the one that counts may both have come to the end
+                if block >= len(self._blocks):
+                    self._extend()
         return block, place
 
     def _extend(self) -> None:

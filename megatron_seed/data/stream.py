@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ class TokenStream:
     order_cache: Path | None = None
     """Folder for the orders of large builds; None keeps them in memory."""
     _epochs: dict[int, _Epoch] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def read(self, position: int, length: int) -> np.ndarray:
         """Tokens [position, position + length) as int64, across documents and epochs."""
@@ -80,14 +82,15 @@ class TokenStream:
         return rounds * len(self.builds) + build, offset - int(self._round_tokens[build])
 
     def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            # A step reads from two neighbouring epochs at most.
-            for old in [known for known in self._epochs if abs(known - epoch) > 1]:
-                del self._epochs[old]
-            build = self.builds[epoch % len(self.builds)]
-            order = epoch_order(build, order_key(self.seed, self.name, epoch), self.order_cache)
-            self._epochs[epoch] = _Epoch(build, order.documents, order.ends)
-        return self._epochs[epoch]
+        with self._lock:
+            if epoch not in self._epochs:
+                # A step reads from two neighbouring epochs at most.
+                for old in [known for known in self._epochs if abs(known - epoch) > 1]:
+                    del self._epochs[old]
+                build = self.builds[epoch % len(self.builds)]
+                order = epoch_order(build, order_key(self.seed, self.name, epoch), self.order_cache)
+                self._epochs[epoch] = _Epoch(build, order.documents, order.ends)
+            return self._epochs[epoch]
 
 
 @dataclass(frozen=True)
