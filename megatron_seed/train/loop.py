@@ -29,10 +29,10 @@ def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hook
         hook.start(progress)
     rollbacks = 0
     while not run.stop.reason and (left := phases_left(run.recipe, phases, progress)):
-        data, progress = _run_phase(run, left[0], progress, hooks)
+        progress = _run_phase(run, left[0], progress, hooks)
         if progress.skips >= run.recipe.guard.max_skips:
             rollbacks += 1
-            progress = _go_back(run, data, progress, hooks, rollbacks)
+            progress = _go_back(run, progress, hooks, rollbacks)
     for hook in hooks:
         if run.stop.reason:
             hook.stop(progress)
@@ -41,14 +41,14 @@ def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hook
     return progress
 
 
-def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence[Hook]) -> tuple[PhaseData, Progress]:
+def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence[Hook]) -> Progress:
     """Steps until the phase is done, too many updates in a row were left out, or the job is to stop."""
     progress = _enter(run.recipe, phase, progress)
     vocab_size, cache = run.recipe.model.vocab_size, run.recipe.order_cache
     data = PhaseData.open(phase, run.recipe.seed, vocab_size, progress.cursors, progress.blend, order_cache=cache)
     groups = run.groups
     ahead = Prefetch(lambda first, size: list(data.micro_batches(first, size, groups.data_rank, groups.data_size)))
-    run.recorder.note(segment_row(run.recipe, phase, progress))
+    run.recorder.note(segment_row(run.recipe, phase, progress, run.groups.data_size))
     run.watchdog.beat(f"step {progress.step}", starting=True)
     while progress.phase_tokens < phase.tokens and progress.skips < run.recipe.guard.max_skips:
         record = _step(run, phase, data, ahead, progress)
@@ -59,7 +59,7 @@ def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence
         for hook in hooks:
             hook.timed_after_step(record)
         run.watchdog.beat(f"step {progress.step}")
-    return data, progress
+    return progress
 
 
 def _enter(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> Progress:
@@ -73,13 +73,14 @@ def _enter(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> Progress:
     return progress.model_copy(update={"phase": phase.name, "phase_tokens": 0})
 
 
-def segment_row(recipe: Recipe, phase: PhaseConfig, progress: Progress) -> dict[str, Any]:
+def segment_row(recipe: Recipe, phase: PhaseConfig, progress: Progress, data_size: int) -> dict[str, Any]:
     """What decides the samples of the steps to come; `trace` reads it."""
     return {
         "kind": "segment",
         "step": progress.step,
         "seed": recipe.seed,
         "phase": phase.model_dump(mode="json"),
+        "data_parallel": data_size,
         **progress.model_dump(mode="json", include={"phase_tokens", "segment_samples", "cursors", "blend"}),
     }
 
@@ -119,7 +120,7 @@ def _past_bad_data(run: Run, phase: PhaseConfig, data: PhaseData, progress: Prog
     past = jumped(progress, size)
     if past is not progress and past.segment_samples != progress.segment_samples:
         progress = past.model_copy(update={"blend": data.blend.memo(past.segment_samples)})
-        run.recorder.note(segment_row(run.recipe, phase, progress))
+        run.recorder.note(segment_row(run.recipe, phase, progress, run.groups.data_size))
     return progress
 
 
@@ -137,7 +138,7 @@ def _batches(run: Run, ahead: Prefetch, samples: tuple[int, int]) -> Sequence[Ba
             return batches
 
 
-def _go_back(run: Run, data: PhaseData, progress: Progress, hooks: Sequence[Hook], rollbacks: int) -> Progress:
+def _go_back(run: Run, progress: Progress, hooks: Sequence[Hook], rollbacks: int) -> Progress:
     if rollbacks > run.recipe.guard.max_rollbacks:
         raise SeedError(
             f"step {progress.step}: {progress.skips} updates left out in a row, after going back "
@@ -145,7 +146,7 @@ def _go_back(run: Run, data: PhaseData, progress: Progress, hooks: Sequence[Hook
         )
     for hook in hooks:
         hook.settle()
-    progress = roll_back(run, data, progress)
+    progress = roll_back(run, progress)
     for hook in hooks:
         hook.rewind(progress)
     return progress

@@ -16,7 +16,7 @@ from megatron_seed.train.resume import Start, load_start
 from megatron_seed.train.state import Run
 
 
-def roll_back(run: Run, data: PhaseData, progress: Progress) -> Progress:
+def roll_back(run: Run, progress: Progress) -> Progress:
     """Load the newest good checkpoint; the samples of the updates that were left out last will be jumped over.
 
     Which documents they were is written to the run folder. Raises SeedError when there is no checkpoint.
@@ -30,13 +30,17 @@ def roll_back(run: Run, data: PhaseData, progress: Progress) -> Progress:
         )
     back = load_start(Start(checkpoint), run.recipe, run.models, run.optimizer, run.groups)
     if run.groups.is_main:
-        _report(run, data, progress, bad, back)
+        _report(run, progress, bad, back)
     run.recorder.rewind(back.step)
     return back.model_copy(update={"jumps": (*progress.jumps, bad), "skips": 0})
 
 
-def _report(run: Run, data: PhaseData, progress: Progress, bad: Jump, back: Progress) -> None:
+def _report(run: Run, progress: Progress, bad: Jump, back: Progress) -> None:
     path = run.recipe.run_dir / f"left-out-step-{progress.step:08d}.jsonl"
+    phase = next(phase for phase in run.recipe.phases if phase.name == bad.phase)
+    # A memo of the blend knows nothing of the samples before it.
+    memo = back.blend if back.phase == bad.phase and back.segment_samples <= bad.first else None
+    data = PhaseData.open(phase, run.recipe.seed, None, progress.cursors, memo, order_cache=run.recipe.order_cache)
     documents = [asdict(piece) for piece in documents_of(data, range(bad.first, bad.stop))]
     write_text(path, "".join(json.dumps(document) + "\n" for document in documents))
     run.recorder.event(
