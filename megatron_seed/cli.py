@@ -134,12 +134,11 @@ def trace(
     run_dir: Annotated[Path, typer.Argument(help="Run folder.")],
     step: Annotated[int, typer.Option(min=1, help="Which step.")],
     rank: Annotated[int | None, typer.Option(min=0, help="Only this data-parallel rank's samples.")] = None,
-    data_parallel: Annotated[int, typer.Option(min=1, help="Data-parallel ranks of the run, with --rank.")] = 1,
 ) -> None:
     """Print which documents made up a step: sample, source, repository, path, tokens."""
     from megatron_seed.trace import trace_step
 
-    for piece in trace_step(run_dir, step, rank, data_parallel):
+    for piece in trace_step(run_dir, step, rank):
         place = f"{piece.repository}\t{piece.path}" if piece.path is not None else f"document {piece.document}\t"
         fim = "infilling" if piece.fim else ""
         span = f"{piece.first_token}-{piece.first_token + piece.tokens}"

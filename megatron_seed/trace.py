@@ -16,18 +16,21 @@ from megatron_seed.errors import SeedError
 from megatron_seed.train import metrics
 
 
-def trace_step(run_dir: Path, step: int, rank: int | None = None, data_size: int = 1) -> Iterator[Traced]:
+def trace_step(run_dir: Path, step: int, rank: int | None = None) -> Iterator[Traced]:
     """The documents of a step (from 1), in the order of its samples, which are numbered from 0 within the step.
 
-    With `rank` those of one data-parallel rank. Raises SeedError for a step that the run has no record of.
+    With `rank` those of one data-parallel rank. Raises SeedError for a step or a rank that the run has no record of.
     """
     segment = _segment_of(run_dir, step)
+    ranks = segment["data_parallel"]
+    if rank is not None and not 0 <= rank < ranks:
+        raise SeedError(f"{run_dir}: step {step} ran on {ranks} data-parallel ranks, 0 to {ranks - 1}; {rank} is none")
     phase = PhaseConfig.model_validate(segment["phase"])
     first, size = _samples_of(segment, phase, step)
     cursors = {name: Cursor.model_validate(cursor) for name, cursor in segment["cursors"].items()}
     memo = segment["blend"] and BlendMemo(segment["blend"][0], tuple(segment["blend"][1]))
     data = PhaseData.open(phase, segment["seed"], None, cursors, memo)
-    numbers = [n for n in range(size) if rank is None or n // phase.micro_batch_size % data_size == rank]
+    numbers = [n for n in range(size) if rank is None or n // phase.micro_batch_size % ranks == rank]
     for traced in documents_of(data, (first + number for number in numbers)):
         yield dataclasses.replace(traced, sample=traced.sample - first)
 
