@@ -135,11 +135,12 @@ def trace(
     step: Annotated[int, typer.Option(min=1, help="Which step.")],
     rank: Annotated[int | None, typer.Option(min=0, help="Only this data-parallel rank's samples.")] = None,
 ) -> None:
-    """Print which documents made up a step: sample, source, repository, path, tokens."""
+    """Print which documents made up a step: sample, source of the blend, epoch, source, repository, path, tokens."""
     from megatron_seed.trace import trace_step
 
     for piece in trace_step(run_dir, step, rank):
-        place = f"{piece.repository}\t{piece.path}" if piece.path is not None else f"document {piece.document}\t"
+        known = f"{piece.source}\t{piece.repository}\t{piece.path}"
+        place = known if piece.path is not None else f"\t\tdocument {piece.document}"
         fim = "infilling" if piece.fim else ""
         span = f"{piece.first_token}-{piece.first_token + piece.tokens}"
         typer.echo(f"{piece.sample}\t{piece.blend_source}\tepoch {piece.epoch}\t{place}\t{span}\t{fim}".rstrip())

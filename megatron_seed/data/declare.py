@@ -129,13 +129,15 @@ def _scan(
 ) -> tuple[dict[str, Any], int | None]:
     """Size and digest of the `.bin`, and the bytes of text in it; SeedError for an id outside the vocabulary."""
     digest, sizes, size_bytes = hashlib.sha256(), vocabulary.token_sizes, 0
+    if sizes is not None:
+        sizes = sizes.astype(np.min_scalar_type(int(sizes.max())))  # a table that stays in the processor's cache
     for start in range(0, build.token_count, _CHUNK_TOKENS):
         chunk = build.tokens[start : start + _CHUNK_TOKENS]
         if chunk.min() < 0 or chunk.max() >= vocabulary.size:
             raise _outside(build, vocabulary, start + int(np.argmax((chunk < 0) | (chunk >= vocabulary.size))))
         digest.update(chunk)
         if sizes is not None:
-            size_bytes += int(np.bincount(chunk, minlength=len(sizes)) @ sizes)
+            size_bytes += int(sizes[chunk].sum(dtype=np.int64))
         advance(len(chunk))
     entry = {"size_bytes": build.token_count * build.dtype.itemsize, "sha256": digest.hexdigest()}
     return entry, size_bytes if sizes is not None else None
