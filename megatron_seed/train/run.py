@@ -24,6 +24,7 @@ from megatron_seed.model.build import Compute, build_model
 from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
 from megatron_seed.runtime.features import check_features, use_deterministic_kernels
 from megatron_seed.runtime.groups import Groups, Launch, job, laid_out, read_launch
+from megatron_seed.runtime.memory import memory_told
 from megatron_seed.runtime.signals import StoppedEarly, StopRequest
 from megatron_seed.runtime.watchdog import Watchdog
 from megatron_seed.train.hooks import Hook
@@ -57,7 +58,7 @@ def train(recipe: Recipe) -> Progress:
             use_deterministic_kernels()
         watchdog = Watchdog(recipe.watchdog, launch, recipe.run_dir)
         timeout_s = watchdog.collective_timeout_s
-        with _sole_writer(recipe, launch), job(timeout_s) as launch, watchdog:
+        with _sole_writer(recipe, launch), job(timeout_s) as launch, watchdog, memory_told(recipe.run_dir, launch.rank):
             progress = Progress()
             for phases in _stretches(recipe):
                 watchdog.beat(f"step {progress.step}" if progress.step else "the start", starting=True)
