@@ -89,6 +89,16 @@ def test_the_manifest_tells_tokenizer_tokens_and_bytes_of_text(build: Path, toke
     assert manifest.size_bytes == sum(len(text.encode()) for text in TEXTS)
 
 
+def test_bytes_are_left_out_where_a_tokens_text_depends_on_its_neighbours(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = Tokenizer(models.WordLevel({"one": 0, "two": 1}, unk_token="one"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    build = write([[0, 1, 1] * 20])
+    declare([build], Vocabulary.of_tokenizer(tmp_path / "tokenizer.json"))
+    assert read_manifest(build).tokens == 60 and read_manifest(build).size_bytes is None
+
+
 def test_builds_of_which_only_ids_are_known(write: Callable[..., Path]) -> None:
     ids = write([[1, 2, 3] * 20])
     run(ids, "--vocab-size", "4")
