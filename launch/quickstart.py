@@ -206,7 +206,7 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
         with _bars() as bars:
             common = {"seed": seed, "workers": config.workers, "progress": bars}
             made = build(corpus, SELECTION, tokenizer, builds, "train", [fim], [0], **common)
-            return made + build(corpus, SELECTION, tokenizer, builds, "held_out", [0.0], [0], **common)
+            return made + build(corpus, SELECTION, tokenizer, builds, "held_out", [0.0, 1.0], [0], **common)
 
     # Asked anew each time: importing itself finds what has changed.
     data = stages.run("corpus", [os.urandom(8).hex()], prepare_corpus)
@@ -250,6 +250,7 @@ def _with_paths(config: QuickstartConfig) -> Recipe:
         "tokenizer": run / "tokenizer",
         "phases.0.blend.0.builds": run / "builds" / f"train-fim{fim}-epoch0",
         "evaluation.held_out.0.builds": run / "builds" / "held_out-fim0.0-epoch0",
+        "evaluation.held_out.1.builds": run / "builds" / "held_out-fim1.0-epoch0",
     }
     # Quoted, or YAML would read a path such as `a: b` or `1e3` as something else.
     quoted = {key: yaml.safe_dump(str(path), default_style='"') for key, path in paths.items()}
@@ -290,7 +291,7 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
     _run(["-m", "launch", "train", path, "--processes", str(processes)], "training")
     rows = list(metrics.read(recipe.run_dir))
     steps = [row for row in rows if row["kind"] == "train"]
-    held_out = [row for row in rows if row["kind"] == "evaluation"]
+    held_out = [row for row in rows if row["kind"] == "evaluation" and row["source"] == "held_out"]
     if not steps or not held_out:
         raise SeedError(
             f"{recipe.run_dir / metrics.NAME} holds {len(steps)} steps and {len(held_out)} evaluations, the report "

@@ -211,10 +211,17 @@ class OptimizerConfig(Section):
     """Global norm; 0 turns clipping off."""
 
 
-class EvaluationConfig(Section):
-    """Held-out loss, on plain builds that no phase trains on."""
+class HeldOutConfig(SourceConfig):
+    """One held-out build."""
 
-    held_out: tuple[SourceConfig, ...] = ()
+    score: Literal["all", "middle"] = "all"
+    """Tokens whose loss counts: all, or those of the middles that infilling documents ask for."""
+
+
+class EvaluationConfig(Section):
+    """Held-out loss, on builds that no phase trains on."""
+
+    held_out: tuple[HeldOutConfig, ...] = ()
     every_steps: Positive = 500
     max_sequences: Positive = 256
     """Per source, taken evenly over the build; the same ones each time."""

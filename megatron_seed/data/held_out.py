@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from megatron_seed.config.schema import PhaseConfig, Recipe, SourceConfig
+from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, Recipe, SourceConfig
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.loader import Batch, PhaseData, collate, open_builds
 from megatron_seed.data.manifest import read_manifest
@@ -28,9 +29,18 @@ class HeldOut:
     sequence_length: int
     sequences: int
     """Windows that are evaluated."""
+    middle_id: int | None = None
+    """Token before the middle of an infilling document, where only middles count."""
 
     @classmethod
-    def open(cls, source: SourceConfig, vocab_size: int, sequence_length: int, max_sequences: int) -> HeldOut:
+    def open(
+        cls,
+        source: SourceConfig,
+        vocab_size: int,
+        sequence_length: int,
+        max_sequences: int,
+        middle_id: int | None = None,
+    ) -> HeldOut:
         if len(source.builds) > 1:
             raise SeedError(f"held-out source {source.name}: names {len(source.builds)} builds; it should be one")
         (build,) = open_builds(source, vocab_size, source.fim)
@@ -39,12 +49,33 @@ class HeldOut:
             raise SeedError(f"held-out source {source.name}: {build.token_count} tokens are less than one sequence")
         manifest = read_manifest(build.prefix)
         density = manifest.size_bytes / manifest.tokens if manifest and manifest.size_bytes else None
-        return cls(source.name, build, density, sequence_length, min(windows, max_sequences))
+        if middle_id is not None:
+            density = None  # that of whole documents says nothing of their middles
+        return cls(source.name, build, density, sequence_length, min(windows, max_sequences), middle_id)
 
     def window(self, number: int) -> np.ndarray:
-        windows = (self.build.token_count - 1) // self.sequence_length
-        start = number * windows // self.sequences * self.sequence_length
+        start = self._start(number)
         return np.asarray(self.build.tokens[start : start + self.sequence_length + 1], np.int64)
+
+    def counted(self, number: int) -> np.ndarray:
+        """[sequence_length] bool, the labels of a window whose loss counts: all, or the middles with their end."""
+        counts = np.full(self.sequence_length, self.middle_id is None)
+        if self.middle_id is None:
+            return counts
+        starts, first = self.build.starts, self._start(number) + 1
+        last = first + self.sequence_length
+        document = int(np.searchsorted(starts, first, side="right")) - 1
+        while document < len(starts) - 1 and starts[document] < last:
+            begin, end = int(starts[document]), int(starts[document + 1])
+            (markers,) = np.nonzero(self.build.tokens[begin:end] == self.middle_id)
+            if len(markers):
+                counts[max(0, begin + int(markers[0]) + 1 - first) : max(0, end - first)] = True
+            document += 1
+        return counts
+
+    def _start(self, number: int) -> int:
+        windows = (self.build.token_count - 1) // self.sequence_length
+        return number * windows // self.sequences * self.sequence_length
 
     def micro_batches(self, micro_batch_size: int, data_rank: int, data_size: int) -> Iterator[Batch]:
         """This rank's share. Every rank gets the same number of batches; windows past the last have an empty mask."""
@@ -54,8 +85,8 @@ class HeldOut:
             numbers = range(begin, begin + micro_batch_size)
             batch = collate([self.window(min(number, self.sequences - 1)) for number in numbers])
             for row, number in enumerate(numbers):
-                if number >= self.sequences:
-                    batch["loss_mask"][row] = 0.0
+                counted = self.counted(number) if number < self.sequences else np.zeros(self.sequence_length)
+                batch["loss_mask"][row] = torch.from_numpy(counted.astype(np.float32))
             yield batch
 
     def batches(self, micro_batch_size: int, data_size: int) -> int:
@@ -72,9 +103,21 @@ def held_out_of(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
     """The held-out sources of a recipe, in sequences of a phase's length."""
     most = recipe.evaluation.max_sequences
     return [
-        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, most)
+        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, most, _middle_id(recipe, source))
         for source in recipe.evaluation.held_out
     ]
+
+
+def _middle_id(recipe: Recipe, source: HeldOutConfig) -> int | None:
+    """The token that begins what is scored; None to score everything."""
+    if source.score == "all":
+        return None
+    if recipe.tokenizer is None:
+        raise SeedError(
+            f"held-out source {source.name}: score: middle needs the recipe's tokenizer: name its directory"
+        )
+    (middle,) = Encoder.load(recipe.tokenizer).special.require("fim_middle")
+    return middle
 
 
 def check_data(recipe: Recipe, thorough: bool = True) -> None:
