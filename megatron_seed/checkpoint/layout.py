@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_seed.checkpoint.manifest import NAME
+from megatron_seed.checkpoint.manifest import NAME, has_sizes
 
 LATEST = "latest"
 
@@ -19,13 +20,22 @@ def step_dir(run_dir: Path, step: int) -> Path:
     return checkpoints_dir(run_dir) / f"step-{step:08d}"
 
 
-def finished(run_dir: Path) -> list[Path]:
-    """Checkpoints that were renamed into place, oldest first."""
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def all_of(run_dir: Path) -> list[Path]:
+    """Everything with a checkpoint's name, oldest first; one without a manifest was damaged after it was saved."""
     folder = checkpoints_dir(run_dir)
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / NAME).is_file())
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = (path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
+    return sorted(found, key=step_of)
+
+
+def finished(run_dir: Path) -> list[Path]:
+    """Checkpoints that were renamed into place, oldest first."""
+    return [path for path in all_of(run_dir) if (path / NAME).is_file()]
 
 
 def resolve(path: Path) -> Path:
@@ -36,19 +46,39 @@ def resolve(path: Path) -> Path:
     return found[-1] if found else path
 
 
-def set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint, so that it is neither counted nor taken for one; a person may look at it."""
+def set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it is neither counted nor taken for one; a person may look at it.
+
+    Only the newest of those set aside is kept: they take room.
+    """
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    return checkpoint.rename(aside)
+    checkpoint.rename(aside)
+    known = [path for path in checkpoint.parent.iterdir() if re.fullmatch(r"damaged-step-\d{8,}", path.name)]
+    for path in sorted(known, key=lambda path: int(path.name.removeprefix("damaged-step-")))[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(run_dir: Path, keep_last: int) -> None:
-    """Remove what interrupted saves left, and all but the newest checkpoints."""
+def prune(run_dir: Path, keep_last: int, keep_every_steps: int = 0) -> None:
+    """Remove what interrupted saves left, and all checkpoints but the last ones and those of every Nth step.
+
+    Nothing goes when none of those that would stay is whole: the last good one must outlive damage to later ones.
+    """
     for path in checkpoints_dir(run_dir).glob(".step-*"):
         shutil.rmtree(path)
-    for path in finished(run_dir)[:-keep_last]:
+    found = finished(run_dir)
+    kept = _kept(found, keep_last, keep_every_steps)
+    if not any(has_sizes(path) for path in kept):
+        return
+    for path in found:
+        if path in kept:
+            continue
         # Renamed first: a removal that is cut short must not leave a folder that looks finished.
         doomed = path.with_name(f".{path.name}.old")
         path.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _kept(found: Sequence[Path], keep_last: int, keep_every_steps: int) -> set[Path]:
+    forever = {path for path in found if keep_every_steps and step_of(path) % keep_every_steps == 0}
+    return forever | set(found[-keep_last:])

@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 NAME = "manifest.json"
 Entry = dict[str, int | str]
+_BLOCK = 1 << 22
+_THREADS = 8
+
+
+class DigestingFile:
+    """A file written from its beginning to its end, digested on the way: it need not be read again.
+
+    As a context it ends with everything forced to disk. Errors name the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self.error: OSError | None = None
+        """The first one; torch.save hides it behind one of its own."""
+        self._digest = hashlib.sha256()
+        self._file = path.open("xb", buffering=1 << 20)
+
+    def write(self, data: bytes | memoryview) -> int:
+        with self._noting_errors():
+            self._digest.update(data)
+            self._file.write(data)
+        size = memoryview(data).nbytes
+        self.size_bytes += size
+        return size
+
+    def flush(self) -> None:
+        """Everything is flushed at the end."""
+
+    def tell(self) -> int:
+        return self.size_bytes
+
+    @property
+    def entry(self) -> Entry:
+        return {"size_bytes": self.size_bytes, "sha256": self._digest.hexdigest()}
+
+    def __enter__(self) -> DigestingFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(OSError), self._noting_errors():
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        # What could not be written is still in the buffer, and closing would try once more.
+        with contextlib.suppress(OSError), self._noting_errors():
+            self._file.close()
+        if self.error is not None:
+            raise self.error
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            named = error if error.filename else OSError(error.errno, error.strerror, str(self.path))
+            self.error = self.error or named
+            raise
+
+
+def write_bytes(path: Path, data: bytes) -> Entry:
+    """Write a new file and force it to disk."""
+    with DigestingFile(path) as file:
+        file.write(data)
+    return file.entry
 
 
 def digest_file(path: Path) -> Entry:
@@ -17,7 +84,7 @@ def digest_file(path: Path) -> Entry:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        while block := file.read(1 << 22):
+        while block := file.read(_BLOCK):
             digest.update(block)
         return {"size_bytes": file.tell(), "sha256": digest.hexdigest()}
 
@@ -42,29 +109,70 @@ def write_manifest(folder: Path, files: Mapping[str, Entry] | None = None) -> No
         sync_folder(below)
 
 
-def find_damage(folder: Path) -> str | None:
-    """The first thing that is wrong with a folder against its manifest, None when every byte is as it was written."""
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """Entries by file name. Raises ValueError saying what is wrong with the manifest."""
     path = folder / NAME
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        expected = {name: (entry["size_bytes"], entry["sha256"]) for name, entry in files.items()}
+        return {name: {"size_bytes": entry["size_bytes"], "sha256": entry["sha256"]} for name, entry in files.items()}
     except FileNotFoundError:
-        return f"{path} is missing"
+        raise ValueError(f"{path} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        return f"{path} cannot be read: {error}"
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def find_damage(folder: Path) -> str | None:
+    """The first thing that is wrong with a folder against its manifest, None when every byte is as it was written.
+
+    Files that the manifest does not name do no harm to what it does.
+    """
     try:
-        return next((damage for name in expected if (damage := _damage(folder / name, *expected[name]))), None)
+        return next(damages(folder, read_manifest(folder)), None)
+    except ValueError as error:
+        return str(error)
+
+
+def find_all_damage(folder: Path) -> list[str]:
+    """Everything that is wrong with a folder: its manifest, files damaged, missing or extra."""
+    try:
+        expected = read_manifest(folder)
+    except ValueError as error:
+        return [str(error)]
+    extra = [f"{folder / name} is not in the manifest" for name in list_files(folder) if name not in expected]
+    return [*damages(folder, expected), *extra]
+
+
+def damages(folder: Path, expected: Mapping[str, Entry]) -> Iterator[str]:
+    """What is wrong with these files of a folder; read by several threads, told in order."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for damage in pool.map(lambda name: _damage(folder / name, expected[name]), expected):
+            if damage:
+                yield damage
+
+
+def has_sizes(folder: Path) -> bool:
+    """Every file is there and as long as the manifest says: a glance, without reading them."""
+    try:
+        return not any(_wrong_size(folder / name, entry) for name, entry in read_manifest(folder).items())
+    except (ValueError, OSError):
+        return False
+
+
+def _damage(path: Path, entry: Entry) -> str | None:
+    try:
+        wrong = _wrong_size(path, entry)
+        if wrong is None and digest_file(path)["sha256"] != entry["sha256"]:
+            wrong = f"{path} does not have the digest it was written with"
+        return wrong
     except OSError as error:  # what a failing disk gives
-        return f"{folder} cannot be read: {error}"
+        return f"{path} cannot be read: {error}"
 
 
-def _damage(path: Path, size_bytes: int, sha256: str) -> str | None:
+def _wrong_size(path: Path, entry: Entry) -> str | None:
     if not path.is_file():
         return f"{path} is missing"
-    if path.stat().st_size != size_bytes:
-        return f"{path} has {path.stat().st_size} bytes instead of {size_bytes}"
-    if digest_file(path)["sha256"] != sha256:
-        return f"{path} does not have the digest it was written with"
+    if path.stat().st_size != entry["size_bytes"]:
+        return f"{path} has {path.stat().st_size} bytes instead of {entry['size_bytes']}"
     return None
 
 

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from pydantic import ValidationError
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
+from megatron_seed.checkpoint.pickles import first_line, load_plain, read_metadata
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
@@ -30,29 +31,8 @@ from megatron_seed.errors import SeedError
 Shape = tuple[int, ...]
 
 OPTIMIZER_PREFIX = "optimizer."
-_METADATA = "torch.distributed.checkpoint.metadata"
-_PLANNER = "torch.distributed.checkpoint.planner"
-# Everything that a `.metadata` file has reason to name; torch's dtypes are let through by type.
-_ALLOWED = frozenset(
-    {
-        (_METADATA, "Metadata"),
-        (_METADATA, "TensorStorageMetadata"),
-        (_METADATA, "BytesStorageMetadata"),
-        (_METADATA, "ChunkStorageMetadata"),
-        (_METADATA, "TensorProperties"),
-        (_METADATA, "_MEM_FORMAT_ENCODING"),
-        (_METADATA, "MetadataIndex"),
-        (_METADATA, "StorageMeta"),
-        (_PLANNER, "SavePlan"),
-        (_PLANNER, "WriteItem"),
-        (_PLANNER, "WriteItemType"),
-        (_PLANNER, "TensorWriteData"),
-        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        ("torch.serialization", "_get_layout"),
-        ("torch", "Size"),
-        ("pathlib", "PosixPath"),
-    }
-)
+_BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError)
+GENERATOR_PREFIX = "generators."
 
 
 class TensorInfo(NamedTuple):
@@ -107,27 +87,30 @@ class _Chunk:
 class CheckpointReader:
     """The tensors of one checkpoint, whatever the layout it was written from.
 
-    `tensors` are the model's and `optimizer_tensors` the rest, each a mapping from key to TensorInfo. Raises SeedError
-    for what is not a checkpoint, is damaged, or names a class that a checkpoint has no use for.
+    `tensors` are the model's, `optimizer_tensors` the optimizer's and `generators` the random generators', each a
+    mapping from key to TensorInfo; `objects` are the keys of everything else. Raises SeedError for what is not a
+    checkpoint, is damaged, or names a class that a checkpoint has no use for.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        metadata = _read_metadata(self.path / ".metadata")
+        metadata = read_metadata(self.path / ".metadata")
         try:
             infos, self._chunks = _index(metadata)
+            self._objects = _index_objects(metadata)
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise SeedError(f"{self.path / '.metadata'}: damaged: {error}") from error
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {key: info for key, info in infos.items() if not key.startswith(OPTIMIZER_PREFIX)}
-        )
-        self.optimizer_tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {key: info for key, info in infos.items() if key.startswith(OPTIMIZER_PREFIX)}
-        )
+        self._infos = infos
+        self.optimizer_tensors = _under(infos, OPTIMIZER_PREFIX)
+        self.generators = _under(infos, GENERATOR_PREFIX)
+        others = (key for key in infos if key not in self.optimizer_tensors and key not in self.generators)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType({key: infos[key] for key in others})
+        self.objects = frozenset(self._objects)
+        self._last: tuple[_Chunk, torch.Tensor] | None = None
 
     def info(self, key: str) -> TensorInfo:
-        """Shape and dtype of a model or optimizer tensor; SeedError when there is none of that key."""
-        info = self.tensors.get(key) or self.optimizer_tensors.get(key)
+        """Shape and dtype of any tensor; SeedError when there is none of that key."""
+        info = self._infos.get(key)
         if info is None:
             raise SeedError(f"{self.path}: no tensor {key}; model tensors: {', '.join(sorted(self.tensors))}")
         return info
@@ -161,7 +144,32 @@ class CheckpointReader:
         self._check_coverage(key, wanted, parts)
         return result
 
+    def read_object(self, key: str) -> Any:
+        """One of `objects`: tensors and plain containers, nothing else is built."""
+        chunk = self._objects[key]
+        try:
+            return load_plain(io.BytesIO(self._bytes(key, chunk)))
+        except _BROKEN as error:
+            raise self._damaged(key, chunk, error) from error
+
     def _read_chunk(self, key: str, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
+        # Pieces of one chunk are asked for one after the other.
+        if self._last is not None and self._last[0] is chunk:
+            return self._last[1]
+        data = self._bytes(key, chunk)
+        try:
+            tensor = load_plain(io.BytesIO(data))
+        except _BROKEN as error:
+            raise self._damaged(key, chunk, error) from error
+        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != chunk.box.sizes or tensor.dtype != dtype:
+            raise SeedError(
+                f"{self.path / chunk.file}: damaged: {key} at byte {chunk.start} is not {dtype} of "
+                f"{list(chunk.box.sizes)}"
+            )
+        self._last = chunk, tensor
+        return tensor
+
+    def _bytes(self, key: str, chunk: _Chunk) -> bytes:
         path = self.path / chunk.file
         try:
             with path.open("rb") as file:
@@ -174,13 +182,11 @@ class CheckpointReader:
                 f"{path}: truncated: {key} needs bytes {chunk.start} to {chunk.start + chunk.length}, "
                 f"the file has {path.stat().st_size}"
             )
-        try:
-            tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise SeedError(f"{path}: damaged: {key} at byte {chunk.start}: {str(error).splitlines()[0]}") from error
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != chunk.box.sizes or tensor.dtype != dtype:
-            raise SeedError(f"{path}: damaged: {key} at byte {chunk.start} is not {dtype} of {list(chunk.box.sizes)}")
-        return tensor
+        return data
+
+    def _damaged(self, key: str, chunk: _Chunk, error: Exception) -> SeedError:
+        path = self.path / chunk.file
+        return SeedError(f"{path}: damaged: {key} at byte {chunk.start}: {first_line(error)}")
 
     def _check_coverage(self, key: str, wanted: _Box, parts: Sequence[_Box]) -> None:
         if any(one.overlap(other) for one, other in combinations(parts, 2)):
@@ -217,30 +223,14 @@ def read_state(checkpoint: Path | str) -> dict[str, Any]:
         raise SeedError(f"{path}: not a JSON object: {error}") from error
 
 
-class _MetadataUnpickler(pickle.Unpickler):
-    """Builds nothing but the records that describe a checkpoint."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        if (module, name) not in _ALLOWED:
-            raise SeedError(f"refused: names {module}.{name}, which a checkpoint has no use for")
-        return super().find_class(module, name)
+def _under(infos: Mapping[str, TensorInfo], prefix: str) -> Mapping[str, TensorInfo]:
+    return MappingProxyType({key: info for key, info in infos.items() if key.startswith(prefix)})
 
 
-def _read_metadata(path: Path) -> Metadata:
-    if not path.is_file():
-        raise SeedError(f"{path.parent}: not a torch_dist checkpoint: no .metadata in it")
-    try:
-        with path.open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-    except SeedError as error:
-        raise SeedError(f"{path}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        raise SeedError(f"{path}: damaged or not a checkpoint's metadata: {error}") from error
-    if not isinstance(metadata, Metadata):
-        raise SeedError(f"{path}: holds {type(metadata).__name__}, not a checkpoint's metadata")
-    return metadata
+def _index_objects(metadata: Metadata) -> dict[str, _Chunk]:
+    keys = {key for key, entry in metadata.state_dict_metadata.items() if isinstance(entry, BytesStorageMetadata)}
+    places = {index.fqn: info for index, info in metadata.storage_data.items() if index.fqn in keys}
+    return {key: _chunk(key, (), (), places[key]) for key in keys}
 
 
 def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, list[_Chunk]]]:

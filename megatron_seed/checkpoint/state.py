@@ -1,26 +1,15 @@
-"""What a checkpoint holds: megatron-core's sharded state of model and optimizer, and where the run stood."""
+"""Where a run stands, as every checkpoint tells it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import BaseModel, ConfigDict
 
 from megatron_seed.data.blend import BlendMemo
 from megatron_seed.data.cursor import Cursor
 from megatron_seed.errors import SeedError
-
-# Optimizer state in the parameters' own shapes, so that any layout can load it.
-_METADATA = {
-    "distrib_optim_sharding_type": "fully_reshardable",
-    "chained_optim_avoid_prefix": True,
-    "singleton_local_shards": False,
-}
 
 
 class Jump(BaseModel):
@@ -79,36 +68,3 @@ def read_progress(checkpoint: Path) -> Progress:
         return Progress.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise SeedError(f"{path}: cannot be read: {error}") from error
-
-
-def sharded_state(
-    models: Sequence[DistributedDataParallel | Any], optimizer: MegatronOptimizer | None, *, loading: bool = False
-) -> dict[str, Any]:
-    """The nested state that megatron-core saves and loads; without an optimizer only the parameters."""
-    parameters = {
-        _model_key(number, len(models)): _unwrap(model).sharded_state_dict(metadata=dict(_METADATA))
-        for number, model in enumerate(models)
-    }
-    state = dict(parameters)
-    if optimizer is not None:
-        state["optimizer"] = optimizer.sharded_state_dict(parameters, is_loading=loading, metadata=dict(_METADATA))
-    return state
-
-
-def load_into(
-    state: dict[str, Any], models: Sequence[DistributedDataParallel | Any], optimizer: MegatronOptimizer | None
-) -> None:
-    """Put a loaded state where it belongs."""
-    for number, model in enumerate(models):
-        _unwrap(model).load_state_dict(state[_model_key(number, len(models))])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-
-
-def _unwrap(model: Any) -> Any:
-    """Names in a checkpoint are the model's own, without the data-parallel wrapper's `module.`."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _model_key(number: int, chunks: int) -> str:
-    return "model" if chunks == 1 else f"model{number}"

@@ -11,8 +11,7 @@ from typing import Any
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint.layout import resolve
-from megatron_seed.checkpoint.load import check_same_model, load_checkpoint, newest_good
-from megatron_seed.checkpoint.manifest import find_damage
+from megatron_seed.checkpoint.load import check_same_model, find_damage_together, load_checkpoint, newest_good
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import PhaseConfig, Recipe, StartFrom
@@ -40,7 +39,7 @@ def find_start(recipe: Recipe, groups: Groups) -> Start | None:
     if recipe.start_from is None:
         return None
     checkpoint = resolve(recipe.start_from.checkpoint)
-    damage = find_damage(checkpoint)
+    damage = find_damage_together(checkpoint, groups)
     if damage:
         raise SeedError(f"start_from: {damage}")
     return Start(checkpoint, recipe.start_from)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 
-from megatron_seed.checkpoint.save import save_checkpoint
+from megatron_seed.checkpoint.save import Outcome, Saver
 from megatron_seed.checkpoint.state import Progress
+from megatron_seed.errors import SeedError
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
 
@@ -16,25 +16,49 @@ logger = logging.getLogger(__name__)
 class SaveHook(Hook):
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.saved_step = 0
+        self.saver = Saver(run.recipe, run.models, run.optimizer, run.groups, self._report)
+        self._on_disk: Progress | None = None
 
     def start(self, progress: Progress) -> None:
-        self.saved_step = progress.step
+        self._on_disk = progress
 
     def after_step(self, record: StepRecord) -> None:
+        self.saver.poll()
         # Not in the middle of updates that were left out: the run may have to go back to before them.
         due = record.progress.step % self.run.recipe.checkpoint.every_steps == 0
         if due and not record.progress.skips:
-            self._save(record.progress)
+            self.saver.save(record.progress)
+
+    def settle(self) -> None:
+        self.saver.finish()
+
+    def rewind(self, progress: Progress) -> None:
+        self._on_disk = progress
 
     def finish(self, progress: Progress) -> None:
-        if progress.step != self.saved_step:
-            self._save(progress)
+        """Raises SeedError when the run's last checkpoint cannot be written: this is what it was all for."""
+        self.saver.finish()
+        if progress == self._on_disk:
+            return
+        self.saver.save(progress)
+        self.saver.finish()
+        if progress != self._on_disk:
+            raise SeedError(
+                f"step {progress.step} could not be saved ({self._error}); make room, or repair what is wrong, and "
+                "start the same command again: it goes on from the checkpoint before"
+            )
 
-    def _save(self, progress: Progress) -> None:
-        run = self.run
-        began = time.perf_counter()
-        path = save_checkpoint(run.recipe, progress, run.models, run.optimizer, run.groups)
-        self.saved_step = progress.step
-        if run.groups.is_main:
-            logger.info("saved %s in %.1f s", path, time.perf_counter() - began)
+    def stop(self, progress: Progress) -> None:
+        self.finish(progress)
+
+    def _report(self, outcome: Outcome) -> None:
+        if outcome.error is None:
+            self._on_disk = outcome.progress
+            if self.run.groups.is_main:
+                logger.info("saved %s in %.1f s", outcome.path, outcome.seconds)
+                if outcome.remark:
+                    logger.warning("%s", outcome.remark)
+            return
+        self._error = outcome.error
+        then = "trying once more" if outcome.again else "going on; the next save will tell"
+        self.run.recorder.event(outcome.progress.step, "save_failed", error=outcome.error, then=then)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_seed.checkpoint.layout import checkpoints_dir, finished, prune, resolve, step_dir
-from megatron_seed.checkpoint.manifest import NAME
+from megatron_seed.checkpoint.layout import checkpoints_dir, finished, prune, resolve, set_aside, step_dir
+from megatron_seed.checkpoint.manifest import NAME, write_manifest
 
 
 def checkpoint(run_dir: Path, step: int, whole: bool = True) -> Path:
@@ -17,7 +17,7 @@ def checkpoint(run_dir: Path, step: int, whole: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / ".metadata").touch()
     if whole:
-        (folder / NAME).touch()
+        write_manifest(folder)
     return folder
 
 
@@ -92,3 +92,31 @@ def test_a_path_beside_the_checkpoints_does_not_mean_the_newest(tmp_path: Path) 
     missing.mkdir()
     assert resolve(missing) == missing
     assert resolve(tmp_path / "run" / "events") == tmp_path / "run" / "events"
+
+
+def test_every_so_manieth_step_outlives_the_last_ones(tmp_path: Path) -> None:
+    for step in range(10, 100, 10):
+        checkpoint(tmp_path, step)
+    prune(tmp_path, 2, keep_every_steps=30)
+    assert finished(tmp_path) == [step_dir(tmp_path, step) for step in (30, 60, 80, 90)]
+
+
+def test_the_last_good_one_outlives_damage_to_later_ones(tmp_path: Path) -> None:
+    kept = [checkpoint(tmp_path, step) for step in (10, 20, 30)]
+    for path in kept[1:]:
+        (path / ".metadata").unlink()
+    prune(tmp_path, 2)
+    assert finished(tmp_path) == kept
+    newest = checkpoint(tmp_path, 40)
+    prune(tmp_path, 2)
+    assert finished(tmp_path) == [kept[-1], newest]
+
+
+def test_of_damaged_ones_the_newest_is_kept(tmp_path: Path) -> None:
+    paths = [checkpoint(tmp_path, step) for step in (10, 20, 30, 40)]
+    for path in (paths[2], paths[1]):
+        set_aside(path)
+        assert names(tmp_path) >= {"damaged-step-00000030"}
+    assert names(tmp_path) == {"step-00000010", "step-00000040", "damaged-step-00000030"}
+    set_aside(paths[3])
+    assert names(tmp_path) == {"step-00000010", "damaged-step-00000040"}

@@ -66,7 +66,6 @@ def test_megatron_core_loads_it_and_computes_the_same(
 def test_a_checkpoint_of_megatron_core_exports_to_what_it_computes(tmp_path: Path, groups: Groups, tiny_config) -> None:
     from megatron.core import dist_checkpointing
 
-    from megatron_seed.checkpoint.state import sharded_state
     from megatron_seed.config.load import dump_recipe
     from megatron_seed.model.build import build_model
 
@@ -74,7 +73,7 @@ def test_a_checkpoint_of_megatron_core_exports_to_what_it_computes(tmp_path: Pat
     model = build_model(config, LayoutConfig(), "fp32", seed=5)
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    dist_checkpointing.save(sharded_state(model, None), str(checkpoint))
+    dist_checkpointing.save({"model": model[0].sharded_state_dict()}, str(checkpoint))
     (checkpoint / "model.yaml").write_text(dump_recipe(config))
     export_hf(checkpoint, tmp_path / "hf")
     theirs = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)

@@ -1,0 +1,198 @@
+"""The files of a checkpoint: each rank's share of the tensors, and what one rank writes beside them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from megatron_seed.checkpoint import manifest
+from megatron_seed.checkpoint.manifest import DigestingFile, Entry
+from megatron_seed.checkpoint.pieces import Piece, Shape
+from megatron_seed.checkpoint.state import Progress
+from megatron_seed.config.load import dump_recipe
+from megatron_seed.config.schema import Recipe
+from megatron_seed.errors import SeedError
+from megatron_seed.runtime import device
+
+_ALIGNMENT = 64
+# megatron-core's name for the form, by which it loads a checkpoint of ours.
+CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True,
+           "singleton_local_shards": False}  # fmt: skip
+
+
+class Record(NamedTuple):
+    """Where something lies: a box of a tensor, or (shape None) an object."""
+
+    key: str
+    shape: Shape | None
+    dtype: torch.dtype | None
+    offsets: Shape
+    sizes: Shape
+    file: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank writes: tensors on any device, objects as bytes."""
+
+    pieces: Sequence[Piece]
+    objects: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one rank has written."""
+
+    records: Sequence[Record]
+    files: Mapping[str, Entry]
+
+
+class Staging:
+    """Room for one private copy of a rank's share, made once and used for every save.
+
+    On a GPU it is pinned, so that all copies run at once.
+    """
+
+    def __init__(self) -> None:
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The pieces as they are now, in memory that nothing else writes to until the next call."""
+        starts, size = [], 0
+        for piece in pieces:
+            starts.append(size)
+            size += -(-piece.size_bytes // _ALIGNMENT) * _ALIGNMENT
+        if self._room.numel() != size:
+            self._room = torch.empty(0, dtype=torch.uint8)
+            self._room = torch.empty(size, dtype=torch.uint8, pin_memory=device.has_gpu())
+        copies = [self._copy(piece, start) for piece, start in zip(pieces, starts, strict=True)]
+        device.synchronize()
+        return copies
+
+    def _copy(self, piece: Piece, start: int) -> Piece:
+        # A storage of its own for each: torch.save writes the whole storage of what it is given.
+        own = torch.from_numpy(self._room.numpy()[start : start + piece.size_bytes])
+        tensor = own.view(piece.tensor.dtype).view(piece.tensor.shape)
+        tensor.copy_(piece.tensor, non_blocking=True)
+        return Piece(piece.key, piece.shape, piece.offsets, tensor)
+
+
+def write_share(folder: Path, rank: int, share: Share) -> Written:
+    """Write one rank's file and force it to disk. Nothing is written for a rank without a share."""
+    if not share.pieces and not share.objects:
+        return Written([], {})
+    name, records = f"__{rank}_0.distcp", []
+    with DigestingFile(folder / name) as file:
+        for piece in share.pieces:
+            if not threading.main_thread().is_alive():  # the run has ended with an error, and waits for this thread
+                raise SeedError("the run ended")
+            start = file.tell()
+            torch.save(_alone(piece.tensor), file)
+            records.append(
+                Record(piece.key, piece.shape, piece.tensor.dtype, piece.offsets, tuple(piece.tensor.shape), name,
+                       start, file.tell() - start)
+            )  # fmt: skip
+        for key, data in share.objects.items():
+            records.append(Record(key, None, None, (), (), name, file.tell(), len(data)))
+            file.write(data)
+    manifest.sync_folder(folder)
+    return Written(records, {name: file.entry})
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU, in a storage that holds nothing else."""
+    tensor = tensor.cpu()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() else tensor.clone()
+
+
+def as_bytes(value: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def write_beside(folder: Path, recipe: Recipe, progress: Progress, common: Mapping[str, Any]) -> dict[str, Entry]:
+    """What a reader needs to make sense of the tensors, and a resumed run to go on."""
+    state = {**progress.model_dump(mode="json"), "versions": device.versions()}
+    backends = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    texts = {
+        "recipe.yaml": dump_recipe(recipe),
+        "model.yaml": dump_recipe(recipe.model),
+        "state.json": json.dumps(state, indent=1),
+        "metadata.json": json.dumps(backends | {"common_backend": "torch", "common_backend_version": 1}),
+    }
+    files = {name: manifest.write_bytes(folder / name, text.encode()) for name, text in texts.items()}
+    files["common.pt"] = manifest.write_bytes(folder / "common.pt", as_bytes(dict(common)))
+    if recipe.tokenizer:
+        shutil.copytree(recipe.tokenizer, folder / "tokenizer")
+        names = (f"tokenizer/{name}" for name in manifest.list_files(folder / "tokenizer"))
+        files |= manifest.digest_files(folder, names)
+    return files
+
+
+def write_table(folder: Path, records: Iterable[Record]) -> dict[str, Entry]:
+    """Write `.metadata`, which tells where everything lies."""
+    return {".metadata": manifest.write_bytes(folder / ".metadata", pickle.dumps(_table(records)))}
+
+
+def _table(records: Iterable[Record]) -> Metadata:
+    """Raises SeedError when a tensor is not written whole, and once."""
+    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    places: dict[MetadataIndex, _StorageInfo] = {}
+    left: dict[str, int] = {}
+    for record in records:
+        index = MetadataIndex(record.key, None if record.shape is None else torch.Size(record.offsets))
+        if index in places:
+            raise SeedError(f"{record.key} at {list(record.offsets)} was written twice")
+        places[index] = _StorageInfo(record.file, record.start, record.length)
+        if record.shape is None:
+            entries[record.key] = BytesStorageMetadata()
+            continue
+        properties = TensorProperties(dtype=record.dtype)
+        entry = entries.setdefault(record.key, TensorStorageMetadata(properties, torch.Size(record.shape), []))
+        entry.chunks.append(ChunkStorageMetadata(torch.Size(record.offsets), torch.Size(record.sizes)))
+        left[record.key] = left.get(record.key, entry.size.numel()) - torch.Size(record.sizes).numel()
+    partly = [key for key, elements in left.items() if elements]
+    if partly:
+        raise SeedError(f"not written whole: {', '.join(partly[:3])}; {left[partly[0]]} elements are missing")
+    return Metadata(entries, storage_data=places)
+
+
+def check_files(folder: Path, files: Mapping[str, Entry]) -> None:
+    """Raise OSError for a file that this rank does not see as its writer left it."""
+    for name, entry in files.items():
+        size = (folder / name).stat().st_size
+        if size != entry["size_bytes"]:
+            raise OSError(f"{folder / name} has {size} bytes instead of {entry['size_bytes']}")
+
+
+def move_into_place(temporary: Path, target: Path, latest: str) -> None:
+    """Rename a finished folder, then move `latest`; what had the name (a copy cut short, say) goes afterwards."""
+    former = target.with_name(f".{target.name}.old")
+    if target.exists():
+        shutil.rmtree(former, ignore_errors=True)
+        target.rename(former)
+    temporary.rename(target)
+    manifest.sync_folder(target.parent)
+    manifest.write_text(target.parent / latest, target.name + "\n")
+    shutil.rmtree(former, ignore_errors=True)
