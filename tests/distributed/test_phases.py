@@ -68,6 +68,8 @@ def test_a_run_stopped_at_the_border_of_phases_goes_on_bit_equal(
         assert losses(branch.with_suffix("")) == losses(whole.with_suffix(""))[step:]
         one, other = (tensors(finished(run.with_suffix(""))[-1]) for run in (branch, whole))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+        parent = str(step_dir(whole.with_suffix(""), step))
+        assert {read_progress(path).parent for path in finished(branch.with_suffix(""))} == {parent}
 
 
 def test_batches_grow_with_the_tokens(

@@ -33,8 +33,9 @@ def test_by_hand(tmp_path: Path) -> None:
     said = megatron_seed("tokenizer", "train", *shards, "--out", tokenizer, "--vocab-size", "1024")
     assert json.loads(said)["vocab_size"] == 1024
 
-    for split, rate in (("train", "0.5"), ("held_out", "0")):
-        options = ["--tokenizer", tokenizer, "--split", split, "--fim-rate", rate]
+    for split, rates in (("train", ("0.5",)), ("held_out", ("0", "1"))):
+        options = ["--tokenizer", tokenizer, "--split", split]
+        options += [option for rate in rates for option in ("--fim-rate", rate)]
         assert "tokens" in megatron_seed("data", "build", corpus, builds, *options)
 
     settings = [
@@ -42,6 +43,7 @@ def test_by_hand(tmp_path: Path) -> None:
         f"tokenizer={tokenizer}",
         f"phases.0.blend.0.builds={builds}/train-fim0.5-epoch0",
         f"evaluation.held_out.0.builds={builds}/held_out-fim0.0-epoch0",
+        f"evaluation.held_out.1.builds={builds}/held_out-fim1.0-epoch0",
         "logging.tensorboard=false",
         'logging.wandb="off"',
     ]
