@@ -21,6 +21,8 @@ from megatron_seed.runtime.noise import quieten_libraries
 app = typer.Typer(no_args_is_help=True)
 hf_app = typer.Typer(no_args_is_help=True, help="Convert to and from Hugging Face format.")
 app.add_typer(hf_app, name="hf")
+ckpt_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
+app.add_typer(ckpt_app, name="ckpt")
 data_app = typer.Typer(no_args_is_help=True, help="Make builds ready for training; joins the other `data` commands.")
 
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder for its newest one.")]
@@ -102,6 +104,31 @@ def verify(
     for kind, difference in report.logit_difference.items():
         typer.echo(f"logits of the {kind} prompt differ by {difference:.1e} of the largest")
     typer.echo(f"{report.greedy_tokens} greedy tokens are the same")
+
+
+@ckpt_app.command("verify")
+def verify_(
+    path: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder for all of its checkpoints.")],
+) -> None:
+    """Hold every file against the digest it was written with; exit code 1 when something is damaged."""
+    from megatron_seed.checkpoint.verify import verify as verdicts
+
+    good = True
+    for verdict in verdicts(path):
+        typer.echo(verdict)
+        good = good and not verdict.damage
+    if not good:
+        raise typer.Exit(1)
+
+
+@ckpt_app.command("inspect")
+def inspect_(checkpoint: Checkpoint) -> None:
+    """Print where the run stood, versions, and every tensor: key, shape, dtype, bytes."""
+    from megatron_seed.checkpoint.describe import describe
+    from megatron_seed.checkpoint.layout import resolve
+
+    for line in describe(resolve(checkpoint)):
+        typer.echo(line)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_seed.checkpoint.manifest import NAME, has_sizes
 
 LATEST = "latest"
+_ASIDE = "damaged-"
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
@@ -18,6 +19,11 @@ def checkpoints_dir(run_dir: Path) -> Path:
 
 def step_dir(run_dir: Path, step: int) -> Path:
     return checkpoints_dir(run_dir) / f"step-{step:08d}"
+
+
+def is_name(name: str) -> bool:
+    """The name of a checkpoint that was moved into place."""
+    return bool(re.fullmatch(r"step-\d{8,}", name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -29,7 +35,7 @@ def all_of(run_dir: Path) -> list[Path]:
     folder = checkpoints_dir(run_dir)
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
+    found = (path for path in folder.iterdir() if is_name(path.name) and path.is_dir())
     return sorted(found, key=step_of)
 
 
@@ -51,11 +57,11 @@ def set_aside(checkpoint: Path) -> None:
 
     Only the newest of those set aside is kept: they take room.
     """
-    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    aside = checkpoint.with_name(_ASIDE + checkpoint.name)
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
-    known = [path for path in checkpoint.parent.iterdir() if re.fullmatch(r"damaged-step-\d{8,}", path.name)]
-    for path in sorted(known, key=lambda path: int(path.name.removeprefix("damaged-step-")))[:-1]:
+    known = [path for path in checkpoint.parent.glob(f"{_ASIDE}*") if is_name(path.name.removeprefix(_ASIDE))]
+    for path in sorted(known, key=lambda path: int(path.name.removeprefix(f"{_ASIDE}step-")))[:-1]:
         shutil.rmtree(path, ignore_errors=True)
 
 
