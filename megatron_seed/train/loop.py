@@ -25,19 +25,28 @@ _POLL_S = 1.0
 
 def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
     """Run what is left of phases of one layout; ends early, with `run.stop.reason`, when the job is told to stop."""
-    for hook in hooks:
-        hook.start(progress)
+    try:
+        for hook in hooks:
+            hook.start(progress)
+        progress = _run_all(run, phases, progress, hooks)
+        for hook in hooks:
+            if run.stop.reason:
+                hook.stop(progress)
+            else:
+                hook.finish(progress)
+    finally:
+        for hook in hooks:
+            hook.close()
+    return progress
+
+
+def _run_all(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
     rollbacks = 0
     while not run.stop.reason and (left := phases_left(run.recipe, phases, progress)):
         progress = _run_phase(run, left[0], progress, hooks)
         if progress.skips >= run.recipe.guard.max_skips:
             rollbacks += 1
             progress = _go_back(run, progress, hooks, rollbacks)
-    for hook in hooks:
-        if run.stop.reason:
-            hook.stop(progress)
-        else:
-            hook.finish(progress)
     return progress
 
 

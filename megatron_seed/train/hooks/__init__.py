@@ -48,6 +48,9 @@ class Hook:
     def stop(self, progress: Progress) -> None:
         """The run ends early, to be gone on with later."""
 
+    def close(self) -> None:
+        """Last of all, also when the run ends with an error."""
+
     def timed_after_step(self, record: StepRecord) -> None:
         began = time.perf_counter()
         self.after_step(record)

@@ -42,11 +42,9 @@ class LogHook(Hook):
             self.run.recorder.write(row)
             self.console.update(row)
 
-    def finish(self, progress: state.Progress) -> None:
+    def close(self) -> None:
         if self.console:
             self.console.close()
-
-    stop = finish
 
     def _row(self, record: StepRecord) -> dict[str, Any]:
         """Loss, rate and norm are those of the step itself; times are means, and sums of hooks, since the last row."""
