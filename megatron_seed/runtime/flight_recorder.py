@@ -16,7 +16,18 @@ import torch
 import torch.distributed as dist
 
 _KEPT = 2000
+_AGREEING = 5
+"""Calls that are compared to tell one left out from one too many."""
 _SAME_SHAPE_ON_ALL = {"all_reduce", "broadcast", "reduce", "allreduce_coalesced"}
+_TYPES = {
+    "Byte": "uint8",
+    "Int": "int32",
+    "Long": "int64",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Float": "float32",
+    "Double": "float64",
+}
 _OUR_PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -93,7 +104,7 @@ def read_groups() -> dict[str, list[int]]:
 
 def _call(entry: Mapping[str, Any], settled_s: float) -> Call:
     sizes = zip(entry["input_sizes"], entry["input_dtypes"], strict=False)
-    shape = ", ".join(f"[{', '.join(map(str, size))}] {dtype.lower()}" for size, dtype in sizes)
+    shape = ", ".join(f"[{', '.join(map(str, size))}] {_TYPES.get(dtype, dtype)}" for size, dtype in sizes)
     frames = [(frame["filename"], frame["line"], frame["name"]) for frame in entry.get("frames", ())]
     age_s = time.time() - entry["time_created_ns"] / 1e9
     return Call(
@@ -155,13 +166,11 @@ def _short(frame: tuple[str, int, str]) -> str:
 def find_misfits(calls: Mapping[int, Sequence[Call]], groups: Mapping[str, Sequence[int]]) -> list[Misfit]:
     """What the ranks' calls disagree on, the likeliest cause first; nothing where no rank waits in a collective.
 
-    `calls` has each rank that gave its record, oldest call first; `groups` the ranks of each group.
+    `calls` has each rank's, oldest first; one that gave none takes part in nothing. `groups` has each group's ranks.
     """
     found = []
     for group, ranks in groups.items():
-        by_rank = {
-            rank: {call.number: call for call in calls[rank] if call.group == group} for rank in ranks if rank in calls
-        }
+        by_rank = {rank: {call.number: call for call in calls.get(rank, ()) if call.group == group} for rank in ranks}
         misfit = _misfit_in(by_rank)
         if misfit:
             found.append(misfit)
@@ -199,18 +208,22 @@ def _out_of_step(calls: Mapping[int, Mapping[int, Call]]) -> Misfit | None:
     for number in sorted({number for numbered in calls.values() for number in numbered}):
         there = {rank: numbered[number] for rank, numbered in calls.items() if number in numbered}
         joined = _most_alike(there, Call.origin)
-        usual = there[joined[0]]
-        after = next((calls[rank][number + 1] for rank in joined if number + 1 in calls[rank]), None)
+        usual = calls[max(joined, key=lambda rank: len(calls[rank]))]
         for rank in there.keys() - set(joined):
-            if after and there[rank].origin() == after.origin():
-                return Misfit(usual, joined, (rank,), "left out")
-            own_after = calls[rank].get(number + 1)
-            if own_after and own_after.origin() == usual.origin():
-                extra = there[rank]
-                return Misfit(
-                    usual, joined, (rank,), f"called {extra} at {extra.place}, which the others did not, before"
-                )
+            own = calls[rank]
+            if _agree(own, number, usual, number + 1):
+                return Misfit(usual[number], joined, (rank,), "left out")
+            if _agree(own, number + 1, usual, number):
+                what = f"called {own[number]} at {own[number].place}, which the others did not, before"
+                return Misfit(usual[number], joined, (rank,), what)
     return None
+
+
+def _agree(one: Mapping[int, Call], first: int, other: Mapping[int, Call], others_first: int) -> bool:
+    """Whether the next calls of two ranks are the same from these numbers on."""
+    pairs = [(one.get(first + n), other.get(others_first + n)) for n in range(_AGREEING)]
+    known = [(a.origin(), b.origin()) for a, b in pairs if a and b]
+    return bool(known) and all(a == b for a, b in known)
 
 
 def _most_alike(calls: Mapping[int, Call], key: Callable[[Call], Hashable]) -> tuple[int, ...]:

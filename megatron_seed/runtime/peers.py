@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from megatron_seed.errors import SeedError
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 THREAD = "peers"
 _LONGEST_LINE_BYTES = 1 << 26
-_FAREWELL_S = 10.0
+_FAREWELL_S = 2.0
 _TOLD_AT_MOST = 8
 """Fates that rank 0 passes on: where more than a few processes fail, the first ones are the cause."""
 
@@ -59,13 +59,21 @@ class Fate:
     """What became of a process."""
 
     rank: int
-    kind: str
-    """`died` without a word; `silent` for too long; `failed` with an error; `left` when all was done."""
+    kind: Literal["died", "silent", "failed", "left"]
+    """Without a word; not heard of for too long; with an error; all done."""
     text: str = ""
+    """The error."""
 
     def __str__(self) -> str:
-        said = {"died": "died", "silent": self.text, "failed": f"ended with {self.text}", "left": "had left the job"}
-        return said[self.kind]
+        match self.kind:
+            case "died":
+                return "died"
+            case "silent":
+                return "was not heard of for too long"
+            case "failed":
+                return f"ended with {self.text}"
+            case "left":
+                return "had left the job"
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,11 @@ class Peers:
         return not self._lines
 
     def leave(self, error: str | None = None) -> None:
-        """Say good-bye, with the error that made this process end. Rank 0 waits a little for the others' farewell."""
+        """Say good-bye, with the error that made this process end."""
         if not self._thread.is_alive():
             return
         self._leaving = True
         self._in_thread(self._send, {"kind": "bye", "error": error})
-        if self.rank == 0:
-            self.wait(lambda: len(self.fates) >= self.world_size - 1, _FAREWELL_S)
         self._in_thread(self._close)
         self._thread.join(_FAREWELL_S)
 
@@ -190,6 +196,7 @@ class Peers:
             self._lines[rank] = writer
             if len(self.roster) == self.world_size:
                 self._send({"kind": "roster", "peers": {rank: asdict(peer) for rank, peer in self.roster.items()}})
+            self._tell_waiting()
             await self._listen_to(rank, reader)
 
         server = await asyncio.start_server(welcome, sock=listener, limit=_LONGEST_LINE_BYTES)
@@ -216,13 +223,17 @@ class Peers:
 
     async def _listen_to(self, rank: int, reader: asyncio.StreamReader) -> None:
         self._silence_s[rank] = 0.0
-        with contextlib.suppress(OSError, ValueError):  # a line that broke off
+        try:
             while line := await reader.readline():
                 self._silence_s[rank] = 0.0
                 self._take(rank, json.loads(line))
-        self._lines.pop(rank).close()
-        del self._silence_s[rank]
-        self._note(Fate(rank, "died"))
+        except (OSError, ValueError):  # the line broke off
+            pass
+        finally:
+            self._lines.pop(rank).close()
+            del self._silence_s[rank]
+            self._note(Fate(rank, "died"))
+            self._tell_waiting()
 
     async def _keep_beating(self) -> None:
         """Be heard, and count how long others were not; in time of this process's own, which may stand still too."""
@@ -234,7 +245,8 @@ class Peers:
             for rank in self._silence_s:
                 self._silence_s[rank] += passed_s
                 if self._silence_s[rank] > self._timeout_s:
-                    self._note(Fate(rank, "silent", f"was not heard of for {self._silence_s[rank]:.0f} s"))
+                    self._note(Fate(rank, "silent"))
+                    self._tell_waiting()
 
     def _take(self, rank: int, message: Mapping[str, Any]) -> None:
         match message:
@@ -251,23 +263,22 @@ class Peers:
                 self._raise_alarm()
             case {"kind": "verdict", "verdict": verdict}:
                 self.verdict = verdict
-                self._tell_waiting()
+            case _:  # a heartbeat
+                return
+        self._tell_waiting()
 
     def _raise_alarm(self) -> None:
         if not self.alarm and self.rank == 0:
             self._send({"kind": "alarm"})
         self.alarm = True
-        self._tell_waiting()
 
     def _note(self, fate: Fate) -> None:
         """The first that is known of a rank holds."""
-        if fate.rank in self.fates or fate.rank == self.rank or (self._leaving and self.rank):
-            self._tell_waiting()
+        if fate.rank in self.fates or fate.rank == self.rank or self._leaving:
             return
         self.fates[fate.rank] = fate
-        if self.rank == 0 and fate.kind != "left" and len(self.lost()) <= _TOLD_AT_MOST:
+        if self.rank == 0 and len(self.fates) <= _TOLD_AT_MOST:
             self._send({"kind": "fate", "fate": asdict(fate)})
-        self._tell_waiting()
 
     def _tell_waiting(self) -> None:
         with self._news:

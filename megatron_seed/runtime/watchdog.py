@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ _FAILED_TOGETHER_S = 10.0
 """For this process to end with the error of its own that ended another."""
 _WAYS_OUT_S = 60.0
 """For a process that ends with an error to be gone."""
+_ERROR_CHARACTERS = 200
 _FOR_EVER_S = 365 * 86_400.0
 _COMMUNICATION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
@@ -96,7 +98,7 @@ class Watchdog:
             line = self._say_lost(lost)
             self._say_good_bye(f"the loss of {hang_report.name_ranks([fate.rank for fate in lost])}")
             raise LostPeer(line) from error
-        self._say_good_bye(None if error is None else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        self._say_good_bye(None if error is None else _in_short(error))
         if error is None or self._launch.world_size == 1:
             self._tidy()
 
@@ -132,10 +134,10 @@ class Watchdog:
     def _watch(self) -> None:
         """The watchdog's thread."""
         while not self._leaving.is_set():
-            limit_s = self._limit_s()
-            if limit_s:
+            limit_s, hang_timeout_s = self._limit_s(), self._config.hang_timeout_s
+            if hang_timeout_s:
                 # Should Python stand still as a whole, this thread with it, the process writes its stacks and ends.
-                faulthandler.dump_traceback_later(limit_s + 3 * self._reports_s(), file=self._stacks, exit=True)
+                faulthandler.dump_traceback_later(hang_timeout_s + 3 * self._reports_s(), file=self._stacks, exit=True)
             idle_s = time.monotonic() - self._finished_at
             peers = self._peers
             if (limit_s and idle_s > limit_s) or (peers and peers.alarm):
@@ -164,7 +166,14 @@ class Watchdog:
         if self._leaving.is_set():
             self._ending.release()
             return
-        limit_s = self._limit_s()
+        try:
+            self._explain(idle_s)
+        except Exception:  # whatever keeps it from being explained, the job must end
+            traceback.print_exc()
+        os._exit(exit_codes.HUNG)  # the interpreter's farewells could wait for ever
+
+    def _explain(self, idle_s: float) -> None:
+        """Write what this process is at, find out with the others which rank does not fit, and say it."""
         report = hang_report.take_report(
             self._launch.rank,
             self._host,
@@ -172,7 +181,7 @@ class Watchdog:
             idle_s=idle_s,
             finished=self._finished,
             doing=self._doing,
-            settled_s=min(idle_s, limit_s or idle_s) / 2,
+            settled_s=min(idle_s, self._limit_s() or idle_s) / 2,
         )
         with contextlib.suppress(OSError):
             hang_report.write_report(report, self._stacks, self._folder)
@@ -184,7 +193,6 @@ class Watchdog:
             self._ask_for_stacks(set(hosts) - set(reports))
             self._peers.tell(line)
             self._peers.wait(self._peers.gone, _MAIN_THREAD_S)
-        os._exit(exit_codes.HUNG)  # the interpreter's farewells could wait for ever
 
     def _confer(self, own: hang_report.Report) -> dict[int, hang_report.Report]:
         """All ranks' reports, as far as they come; only rank 0's verdict counts where there is one."""
@@ -216,21 +224,23 @@ class Watchdog:
         assert self._peers
         roster = self._peers.roster
         named = [
-            f"rank {fate.rank}" + (f" ({roster[fate.rank].host})" if fate.rank in roster else "") + f" {fate}"
+            f"rank {fate.rank}"
+            + (f" ({roster[fate.rank].host}, process {roster[fate.rank].pid})" if fate.rank in roster else "")
+            + f" {fate}"
             for fate in lost
         ]
         self._ask_for_stacks({fate.rank for fate in lost if fate.kind == "silent"})
         return self._announce(f"{'; '.join(named)}: the job cannot go on, the last it finished was {self._finished}")
 
     def _ask_for_stacks(self, ranks: set[int]) -> None:
-        """Of processes of this machine that cannot speak for themselves."""
+        """Of processes of this machine that cannot speak for themselves; from the first that can."""
         assert self._peers
-        here = Peer.this()
-        for rank in ranks:
-            peer = self._peers.roster.get(rank)
-            if peer and here.machine and peer.machine == here.machine:
+        here = Peer.this().machine
+        mates = {rank: peer for rank, peer in self._peers.roster.items() if here and peer.machine == here}
+        if self._launch.rank == min(mates.keys() - ranks, default=None):
+            for rank in mates.keys() & ranks:
                 with contextlib.suppress(OSError):
-                    os.kill(peer.pid, signal.SIGUSR2)
+                    os.kill(mates[rank].pid, signal.SIGUSR2)
 
     def _announce(self, line: str) -> str:
         """Print the line, unless another process of the job has said what there was to say."""
@@ -266,6 +276,11 @@ def is_of_communication(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _in_short(error: BaseException) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:_ERROR_CHARACTERS]}"
 
 
 def _new_folder(parent: Path) -> Path:

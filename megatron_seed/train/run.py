@@ -33,6 +33,7 @@ from megatron_seed.train.hooks.log import LogHook
 from megatron_seed.train.hooks.profile import ProfileHook
 from megatron_seed.train.hooks.replicas import ReplicasHook
 from megatron_seed.train.hooks.save import SaveHook
+from megatron_seed.train.hooks.slow_ranks import SlowRanksHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.resume import find_start, load_start, phases_left
@@ -166,4 +167,4 @@ def hooks_of(run: Run) -> list[Hook]:
     """In the order in which they are called; saving comes last, after all that may refuse it."""
     evaluate, save = EvaluateHook(run), SaveHook(run)
     timed = {"evaluation": evaluate, "save": save}
-    return [LogHook(run, timed), ProfileHook(run), evaluate, ReplicasHook(run), save]
+    return [LogHook(run, timed), ProfileHook(run), SlowRanksHook(run), evaluate, ReplicasHook(run), save]
