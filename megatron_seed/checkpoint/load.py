@@ -24,7 +24,7 @@ from megatron_seed.runtime.groups import Groups
 logger = logging.getLogger(__name__)
 
 # What may change in the course of a run: no tensor depends on it.
-_FREE = {"max_sequence_length", "rotary_base", "init_std"}
+_FREE = {"max_sequence_length", "rotary_base", "rope_scaling", "init_std"}
 # Optimizers without fp32 copies of their own save none, and megatron-core's others name theirs differently.
 _PARAM, _OTHER_PARAM = "optimizer.state.param.", "optimizer.state.fp32_param."
 

@@ -18,8 +18,53 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LinearRope(Section):
+    """Positions divided by a factor (Chen et al., 2023)."""
+
+    kind: Literal["linear"]
+    factor: Annotated[float, Field(ge=1)]
+
+
+class Llama3Rope(Section):
+    """Slow rotations made slower by a factor, fast ones left, those between blended (Llama 3.1)."""
+
+    kind: Literal["llama3"]
+    factor: Annotated[float, Field(ge=1)]
+    low_frequency_factor: Annotated[float, Field(gt=0)]
+    """Wavelengths above original_max_sequence_length over this are divided by the factor whole."""
+    high_frequency_factor: Annotated[float, Field(gt=0)]
+    """Wavelengths below original_max_sequence_length over this stay as they are."""
+    original_max_sequence_length: Positive
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Llama3Rope:
+        if self.low_frequency_factor >= self.high_frequency_factor:
+            raise ValueError("low_frequency_factor must be below high_frequency_factor")
+        return self
+
+
+class YarnRope(Section):
+    """Slow rotations made slower by a factor, fast ones left, and sharper attention (Peng et al., 2023)."""
+
+    kind: Literal["yarn"]
+    factor: Annotated[float, Field(ge=1)]
+    original_max_sequence_length: Positive
+    beta_fast: Annotated[float, Field(gt=0)] = 32.0
+    """Pairs that turn more often than this within the original length stay as they are."""
+    beta_slow: Annotated[float, Field(gt=0)] = 1.0
+    """Pairs that turn less often than this are divided by the factor whole."""
+    attention_factor: Annotated[float, Field(gt=0)] | None = None
+    """Of queries and of keys; None is 0.1 ln(factor) + 1."""
+
+
+RopeScaling = Annotated[LinearRope | Llama3Rope | YarnRope, Field(discriminator="kind")]
+
+
 class ModelConfig(Section):
-    """A Llama-3-shaped decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention, no biases."""
+    """A decoder of the Llama family: RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+
+    The defaults are Llama's. Qwen2 is one with `qkv_bias`, Qwen3 one with `qk_norm`.
+    """
 
     num_layers: Positive
     hidden_size: Positive
@@ -35,6 +80,12 @@ class ModelConfig(Section):
     """Embedding rows are padded up to a multiple of this, whatever the layout; export trims them again."""
     max_sequence_length: Positive = 8192
     rotary_base: float = 500_000.0
+    rope_scaling: RopeScaling | None = None
+    """How a model's context was made longer than it was first trained with."""
+    qkv_bias: bool = False
+    """Queries, keys and values have biases."""
+    qk_norm: bool = False
+    """RMSNorm over each head of queries and of keys, before rotary positions."""
     norm_epsilon: float = 1e-6
     init_std: float = 0.0099
     tied_embeddings: bool = False

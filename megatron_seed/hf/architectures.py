@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
-from megatron_seed.config.schema import ModelConfig
+from megatron_seed.config.schema import LinearRope, Llama3Rope, ModelConfig, YarnRope
 from megatron_seed.errors import SeedError
-from megatron_seed.hf.mapping import LLAMA_LAYER, Row, rows_of
+from megatron_seed.hf.mapping import LLAMA_LAYER, QWEN2_LAYER, QWEN3_LAYER, Row, rows_of
 from megatron_seed.hf.special import SpecialIds
 
 
@@ -24,21 +24,75 @@ class Architecture:
     """One `architectures` entry of a config.json."""
 
     name: str
-    model_type: str
-    layer_rows: tuple[Row, ...]
     config_class: type[PreTrainedConfig]
-    fields: Callable[[ModelConfig], dict[str, Any]]
-    """Arguments of config_class."""
-    unsupported: Callable[[PreTrainedConfig], list[str]]
-    """What a config asks for that the training model has not got."""
+    layer_rows: tuple[Row, ...]
+    traits: Mapping[str, bool]
+    """Fields of ModelConfig that tell this architecture from the others."""
+    fixed: Mapping[str, Any]
+    """What a config.json must say, where it says something of these, for the training model to be that model."""
 
     def rows(self, config: ModelConfig) -> tuple[Row, ...]:
         return rows_of(self.layer_rows, config)
 
 
+_FIXED = {"hidden_act": "silu"}
+LLAMA = Architecture(
+    name="LlamaForCausalLM",
+    config_class=LlamaConfig,
+    layer_rows=LLAMA_LAYER,
+    traits={"qkv_bias": False, "qk_norm": False},
+    fixed={**_FIXED, "attention_bias": False, "mlp_bias": False},
+)
+QWEN2 = Architecture(
+    name="Qwen2ForCausalLM",
+    config_class=Qwen2Config,
+    layer_rows=QWEN2_LAYER,
+    traits={"qkv_bias": True, "qk_norm": False},
+    fixed={**_FIXED, "use_sliding_window": False},
+)
+QWEN3 = Architecture(
+    name="Qwen3ForCausalLM",
+    config_class=Qwen3Config,
+    layer_rows=QWEN3_LAYER,
+    traits={"qkv_bias": False, "qk_norm": True},
+    fixed={**_FIXED, "attention_bias": False, "use_sliding_window": False},
+)
+ARCHITECTURES = (LLAMA, QWEN2, QWEN3)
+
+# Scaling of rotary positions: class, and its settings' names in rope_parameters and with us.
+_ROPE_NAMES = {
+    "linear": (LinearRope, {"factor": "factor"}),
+    "llama3": (
+        Llama3Rope,
+        {
+            "factor": "factor",
+            "low_freq_factor": "low_frequency_factor",
+            "high_freq_factor": "high_frequency_factor",
+            "original_max_position_embeddings": "original_max_sequence_length",
+        },
+    ),
+    "yarn": (
+        YarnRope,
+        {
+            "factor": "factor",
+            "original_max_position_embeddings": "original_max_sequence_length",
+            "beta_fast": "beta_fast",
+            "beta_slow": "beta_slow",
+            "attention_factor": "attention_factor",
+        },
+    ),
+}
+_ROPE_PLAIN = {"rope_theta", "rope_type", "type"}
+_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
 def architecture_of(config: ModelConfig) -> Architecture:
-    """The architecture a model is exported as."""
-    return LLAMA
+    """The architecture a model is exported as; SeedError when none of ours is such a model."""
+    for architecture in ARCHITECTURES:
+        if all(getattr(config, name) == value for name, value in architecture.traits.items()):
+            return architecture
+    traits = ", ".join(f"{name} {getattr(config, name)}" for name in LLAMA.traits)
+    raise SeedError(f"no Hugging Face architecture known here has {traits}; known: {_names()}")
 
 
 def to_hf_config(config: ModelConfig, special: SpecialIds, dtype: torch.dtype) -> PreTrainedConfig:
@@ -46,7 +100,7 @@ def to_hf_config(config: ModelConfig, special: SpecialIds, dtype: torch.dtype) -
     architecture = architecture_of(config)
     try:
         return architecture.config_class(
-            **architecture.fields(config),
+            **_fields(architecture, config),
             architectures=[architecture.name],
             dtype=str(dtype).removeprefix("torch."),
             bos_token_id=special.bos,
@@ -71,13 +125,13 @@ def read_hf_config(directory: Path) -> tuple[Architecture, PreTrainedConfig]:
         config = architecture.config_class.from_dict(values)
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         raise SeedError(f"{path}: {' '.join(str(error).split())}") from error
-    problems = architecture.unsupported(config)
+    problems = _unsupported(architecture, config)
     if problems:
         raise SeedError(f"{path}: not supported: {', '.join(problems)}")
     return architecture, config
 
 
-def to_model_config(config: PreTrainedConfig, vocab_multiple: int) -> ModelConfig:
+def to_model_config(architecture: Architecture, config: PreTrainedConfig, vocab_multiple: int) -> ModelConfig:
     """Our config of a Hugging Face one."""
     try:
         return ModelConfig(
@@ -86,21 +140,20 @@ def to_model_config(config: PreTrainedConfig, vocab_multiple: int) -> ModelConfi
             ffn_hidden_size=config.intermediate_size,
             num_attention_heads=config.num_attention_heads,
             num_query_groups=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             vocab_size=config.vocab_size,
             vocab_multiple=vocab_multiple,
             max_sequence_length=config.max_position_embeddings,
             rotary_base=config.rope_parameters["rope_theta"],
+            rope_scaling=_rope_scaling(config.rope_parameters),
             norm_epsilon=config.rms_norm_eps,
             init_std=config.initializer_range,
             tied_embeddings=config.tie_word_embeddings,
+            **architecture.traits,
         )
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise SeedError(f"config.json describes no model of ours: {'; '.join(problems)}") from error
-
-
-_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -121,51 +174,72 @@ def _find(values: Mapping[str, Any], path: Path) -> Architecture:
     found = [known[name] for name in names if name in known]
     if len(names) != 1 or not found:
         what = " and ".join(map(str, names)) or "none"
-        raise SeedError(f"{path}: architecture {what} is not supported; supported: {', '.join(known)}")
+        raise SeedError(f"{path}: architecture {what} is not supported; supported: {_names()}")
     return found[0]
 
 
-def _llama_fields(config: ModelConfig) -> dict[str, Any]:
-    return {
+def _names() -> str:
+    return ", ".join(architecture.name for architecture in ARCHITECTURES)
+
+
+def _fields(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Arguments of the architecture's config class."""
+    fields = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.ffn_hidden_size,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_query_groups,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
         "max_position_embeddings": config.max_sequence_length,
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm_epsilon,
-        "rope_parameters": {"rope_theta": config.rotary_base, "rope_type": "default"},
+        "rope_parameters": _rope_parameters(config),
         "tie_word_embeddings": config.tied_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
+        **architecture.fixed,
     }
+    # Where the class has no such field, transformers still takes one that is not the usual quotient.
+    usual = config.head_dim * config.num_attention_heads == config.hidden_size
+    if not usual or hasattr(architecture.config_class, "head_dim"):
+        fields["head_dim"] = config.head_dim
+    return fields
 
 
-def _llama_unsupported(config: PreTrainedConfig) -> list[str]:
-    rope = config.rope_parameters
-    return [
-        problem
-        for holds, problem in (
-            (config.hidden_act != "silu", f"hidden_act {config.hidden_act}"),
-            (config.attention_bias, "attention_bias"),
-            (config.mlp_bias, "mlp_bias"),
-            (rope["rope_type"] != "default", f"rope_type {rope['rope_type']}"),
-            (rope.get("partial_rotary_factor", 1.0) != 1.0, "partial_rotary_factor"),
-        )
-        if holds
+def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {"rope_theta": config.rotary_base, "rope_type": "default"}
+    kind, names = _ROPE_NAMES[scaling.kind]
+    settings = {
+        theirs: getattr(scaling, ours)
+        for theirs, ours in names.items()
+        if kind.model_fields[ours].is_required() or getattr(scaling, ours) != kind.model_fields[ours].default
+    }
+    return {"rope_theta": config.rotary_base, "rope_type": scaling.kind, **settings}
+
+
+def _rope_scaling(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind = parameters["rope_type"]
+    if kind == "default":
+        return None
+    _, names = _ROPE_NAMES[kind]
+    return {"kind": kind} | {ours: parameters[theirs] for theirs, ours in names.items() if theirs in parameters}
+
+
+def _unsupported(architecture: Architecture, config: PreTrainedConfig) -> list[str]:
+    """What a config asks for that the training model has not got."""
+    problems = [
+        f"{name} {getattr(config, name)}"
+        for name, value in architecture.fixed.items()
+        if getattr(config, name, value) != value
     ]
-
-
-LLAMA = Architecture(
-    name="LlamaForCausalLM",
-    model_type="llama",
-    layer_rows=LLAMA_LAYER,
-    config_class=LlamaConfig,
-    fields=_llama_fields,
-    unsupported=_llama_unsupported,
-)
-ARCHITECTURES = (LLAMA,)
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    problems += [f"layer_types {', '.join(sorted(others))}"] if others else []
+    rope = {name: value for name, value in config.rope_parameters.items() if value is not None}
+    if rope.pop("partial_rotary_factor", 1.0) != 1.0:
+        problems.append("partial_rotary_factor")
+    kind = rope["rope_type"]
+    if kind != "default" and kind not in _ROPE_NAMES:
+        return [*problems, f"rope_type {kind} (supported: default, {', '.join(_ROPE_NAMES)})"]
+    known = _ROPE_PLAIN | set(_ROPE_NAMES[kind][1] if kind in _ROPE_NAMES else ())
+    return problems + [f"{name} of rope_type {kind}" for name in sorted(set(rope) - known)]

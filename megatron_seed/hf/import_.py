@@ -79,7 +79,7 @@ def import_hf(
     missing, extra or of a wrong shape.
     """
     architecture, hf_config = read_hf_config(Path(hf))
-    config = to_model_config(hf_config, vocab_multiple)
+    config = to_model_config(architecture, hf_config, vocab_multiple)
     rows = architecture.rows(config)
     weights = HfWeights(Path(hf))
     ignored = _check_names(weights, rows, config)

@@ -63,6 +63,7 @@ def dimensions(config: ModelConfig) -> dict[str, int]:
         "attention": config.num_attention_heads * config.head_dim,
         "gate_up": 2 * config.ffn_hidden_size,
         "ffn": config.ffn_hidden_size,
+        "head": config.head_dim,
     }
 
 
@@ -92,44 +93,30 @@ EMBEDDING = Row("embedding.word_embeddings.weight", ("model.embed_tokens.weight"
 FINAL_NORM = Row("decoder.final_layernorm.weight", ("model.norm.weight",), ("hidden",), IDENTITY)
 HEAD = Row("output_layer.weight", ("lm_head.weight",), ("vocab", "hidden"), IDENTITY)
 
-LLAMA_LAYER = (
-    Row(
-        _LAYER + "self_attention.linear_qkv.layer_norm_weight",
-        (_HF_LAYER + "input_layernorm.weight",),
-        ("hidden",),
-        IDENTITY,
-    ),
-    Row(
-        _LAYER + "self_attention.linear_qkv.weight",
-        tuple(f"{_HF_LAYER}self_attn.{part}_proj.weight" for part in ("q", "k", "v")),
-        ("qkv", "hidden"),
-        QKV,
-    ),
-    Row(
-        _LAYER + "self_attention.linear_proj.weight",
-        (_HF_LAYER + "self_attn.o_proj.weight",),
-        ("hidden", "attention"),
-        IDENTITY,
-    ),
-    Row(
-        _LAYER + "mlp.linear_fc1.layer_norm_weight",
-        (_HF_LAYER + "post_attention_layernorm.weight",),
-        ("hidden",),
-        IDENTITY,
-    ),
-    Row(
-        _LAYER + "mlp.linear_fc1.weight",
-        tuple(f"{_HF_LAYER}mlp.{part}_proj.weight" for part in ("gate", "up")),
-        ("gate_up", "hidden"),
-        GATE_UP,
-    ),
-    Row(
-        _LAYER + "mlp.linear_fc2.weight",
-        (_HF_LAYER + "mlp.down_proj.weight",),
-        ("hidden", "ffn"),
-        IDENTITY,
-    ),
+
+def _row(megatron: str, hf: str | Sequence[str], dims: Sequence[str], transform: Transform = IDENTITY) -> Row:
+    """A kind of parameter that every layer has."""
+    names = (hf,) if isinstance(hf, str) else hf
+    return Row(_LAYER + megatron, tuple(_HF_LAYER + name for name in names), tuple(dims), transform)
+
+
+_QKV = [f"self_attn.{part}_proj" for part in ("q", "k", "v")]
+_QKV_BIAS = _row("self_attention.linear_qkv.bias", [f"{name}.bias" for name in _QKV], ["qkv"], QKV)
+_QK_NORMS = (
+    _row("self_attention.q_layernorm.weight", "self_attn.q_norm.weight", ["head"]),
+    _row("self_attention.k_layernorm.weight", "self_attn.k_norm.weight", ["head"]),
 )
+
+LLAMA_LAYER = (
+    _row("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight", ["hidden"]),
+    _row("self_attention.linear_qkv.weight", [f"{name}.weight" for name in _QKV], ["qkv", "hidden"], QKV),
+    _row("self_attention.linear_proj.weight", "self_attn.o_proj.weight", ["hidden", "attention"]),
+    _row("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm.weight", ["hidden"]),
+    _row("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], ["gate_up", "hidden"], GATE_UP),
+    _row("mlp.linear_fc2.weight", "mlp.down_proj.weight", ["hidden", "ffn"]),
+)
+QWEN2_LAYER = (*LLAMA_LAYER, _QKV_BIAS)
+QWEN3_LAYER = (*LLAMA_LAYER, *_QK_NORMS)
 
 
 def rows_of(layer_rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:

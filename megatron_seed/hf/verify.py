@@ -90,10 +90,10 @@ def verify_hf(
 
 
 def _config_problems(checkpoint: Path, hf: Path, config: ModelConfig) -> list[str]:
-    _, hf_config = read_hf_config(hf)
+    architecture, hf_config = read_hf_config(hf)
     special = asdict(read_special_ids(checkpoint, config))
     ours = config.model_dump() | {f"{role}_token_id": token for role, token in special.items()}
-    theirs = to_model_config(hf_config, config.vocab_multiple).model_dump()
+    theirs = to_model_config(architecture, hf_config, config.vocab_multiple).model_dump()
     theirs |= {f"{role}_token_id": getattr(hf_config, f"{role}_token_id") for role in special}
     return [
         f"config.json: {name} {theirs[name]}, the checkpoint has {value}"

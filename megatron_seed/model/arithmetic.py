@@ -5,14 +5,22 @@ from __future__ import annotations
 from megatron_seed.config.schema import ModelConfig
 
 
+def layer_parameter_count(config: ModelConfig) -> int:
+    """Parameters of one layer: matrices, norms and biases."""
+    biases = _qkv_rows(config) if config.qkv_bias else 0
+    head_norms = 2 * config.head_dim if config.qk_norm else 0
+    return _layer_matrices(config) + 2 * config.hidden_size + biases + head_norms
+
+
+def embedding_parameter_count(config: ModelConfig) -> int:
+    """Parameters of the embedding and of the head, one matrix where they are tied; without the vocabulary's padding."""
+    return (1 if config.tied_embeddings else 2) * config.vocab_size * config.hidden_size
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Parameters, without the padding of the vocabulary."""
-    hidden = config.hidden_size
-    heads = config.num_attention_heads + 2 * config.num_query_groups
-    attention = heads * config.head_dim * hidden + config.num_attention_heads * config.head_dim * hidden
-    layer = attention + 3 * hidden * config.ffn_hidden_size + 2 * hidden
-    embeddings = (1 if config.tied_embeddings else 2) * config.vocab_size * hidden
-    return config.num_layers * layer + hidden + embeddings
+    layers = config.num_layers * layer_parameter_count(config)
+    return layers + config.hidden_size + embedding_parameter_count(config)
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int, *, causal: bool = True) -> float:
@@ -21,8 +29,16 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, causal: bool =
     Six per parameter of a matrix product (the embedding look-up is none), plus attention scores and values: 12 x layers
     x heads x head_dim x sequence, halved when only the causal half is counted.
     """
-    matrices = parameter_count(config) - (2 * config.num_layers + 1) * config.hidden_size
-    if not config.tied_embeddings:
-        matrices -= config.vocab_size * config.hidden_size
+    matrices = config.num_layers * _layer_matrices(config) + config.vocab_size * config.hidden_size
     attention = 12 * config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
     return 6.0 * matrices + attention * (0.5 if causal else 1.0)
+
+
+def _layer_matrices(config: ModelConfig) -> int:
+    """Parameters of a layer's matrices: attention's four, gate, up and down."""
+    attention = _qkv_rows(config) + config.num_attention_heads * config.head_dim
+    return config.hidden_size * (attention + 3 * config.ffn_hidden_size)
+
+
+def _qkv_rows(config: ModelConfig) -> int:
+    return (config.num_attention_heads + 2 * config.num_query_groups) * config.head_dim

@@ -19,7 +19,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_seed.model.context import gather_sequence, ranges_of
-from megatron_seed.model.rotary import rotate
+from megatron_seed.model.rotary import Frequencies, rotate
 
 _ROWS = 512
 """Rows of a mask, where one is needed: memory grows with the sequence, not with its square."""
@@ -51,11 +51,12 @@ class SdpaCoreAttention(MegatronModule):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: Any = None,
-        rotary_base: float = 10_000.0,
+        *,
+        frequencies: Frequencies,
         **kwargs: Any,
     ) -> None:
         super().__init__(config=config)
-        self.rotary_base = rotary_base
+        self.frequencies = frequencies
         self.context_group = pg_collection.cp if pg_collection else parallel_state.get_context_parallel_group()
         self.scale = 1.0 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
@@ -85,12 +86,12 @@ class SdpaCoreAttention(MegatronModule):
         ends = tuple(packed_seq_params.cu_seqlens_q.tolist()) if packed_seq_params else (0, keys * size)
         if queries == keys:
             places = _positions(ends, rank, size, query.device)
-            query, key = rotate(query, places, self.rotary_base), rotate(key, places, self.rotary_base)
+            query, key = rotate(query, places, self.frequencies), rotate(key, places, self.frequencies)
             key, value = gather_sequence(key, self.context_group), gather_sequence(value, self.context_group)
             segments = _segments(ends, rank, size)
         else:
-            query = rotate(query, slice(keys - queries, keys), self.rotary_base)
-            key = rotate(key, slice(0, keys), self.rotary_base)
+            query = rotate(query, slice(keys - queries, keys), self.frequencies)
+            key = rotate(key, slice(0, keys), self.frequencies)
             segments = (Segment(0, queries, 0, keys),)
         output = self._attend(query, key, value, segments)
         return output[:, 0] if packed else output

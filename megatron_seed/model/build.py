@@ -15,6 +15,7 @@ from megatron_seed.config.schema import LayoutConfig, ModelConfig
 from megatron_seed.model.chunked_loss import chunked_head_loss
 from megatron_seed.model.cross_entropy import vocab_parallel_cross_entropy
 from megatron_seed.model.initialise import initialise, mark_sharded
+from megatron_seed.model.rotary import attention_scale, rotary_frequencies
 from megatron_seed.model.spec import SpecName, choose_spec, layer_spec
 from megatron_seed.runtime import device
 
@@ -88,9 +89,10 @@ def build_model(
 def _build_chunk(
     config: ModelConfig, core: TransformerConfig, compute: Compute, spec: SpecName, stage: int | None
 ) -> SeedModel:
+    rotary = rotary_frequencies(config)
     chunk = SeedModel(
         config=core,
-        transformer_layer_spec=layer_spec(spec, core, config.rotary_base, stage),
+        transformer_layer_spec=layer_spec(spec, core, rotary, stage),
         vocab_size=config.padded_vocab_size,
         real_vocab_size=config.vocab_size,
         loss_chunk_tokens=compute.loss_chunk_tokens,
@@ -103,6 +105,9 @@ def _build_chunk(
         rotary_base=config.rotary_base,
         vp_stage=stage,
     )
+    if spec == "te":
+        # megatron-core's own scaling knows one of the kinds, and that with fixed settings.
+        chunk.rotary_pos_emb.inv_freq = torch.tensor(rotary).to(chunk.rotary_pos_emb.inv_freq)
     chunk = chunk.to(device.device(torch.cuda.current_device() if device.has_gpu() else 0))
     return chunk.bfloat16() if compute.precision == "bf16" else chunk
 
@@ -122,6 +127,9 @@ def transformer_config(config: ModelConfig, layout: LayoutConfig, compute: Compu
         normalization="RMSNorm",
         layernorm_epsilon=config.norm_epsilon,
         add_bias_linear=False,
+        add_qkv_bias=config.qkv_bias,
+        qk_layernorm=config.qk_norm,
+        softmax_scale=attention_scale(config),
         gated_linear_unit=True,
         activation_func=F.silu,
         hidden_dropout=0.0,

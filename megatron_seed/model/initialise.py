@@ -16,13 +16,13 @@ from megatron_seed.config.schema import ModelConfig
 
 
 def initialise(chunk: GPTModel, config: ModelConfig, seed: int) -> None:
-    """Fill a chunk in place: norms with one, the rest normal with init_std, scaled down by sqrt(2 x layers) for the
-    two projections that write to the residual stream (as Megatron-LM does)."""
+    """Fill a chunk in place: norms with one, biases with zero, the rest normal with init_std, scaled down by
+    sqrt(2 x layers) for the two projections that write to the residual stream (as Megatron-LM does)."""
     residual_std = config.init_std / math.sqrt(2 * config.num_layers)
     with torch.no_grad():
         for name, parameter in named_global_parameters(chunk):
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
                 continue
             std = residual_std if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else config.init_std
             # Tied heads on another stage than the embedding are copies of it.
@@ -65,7 +65,9 @@ def shard_of(name: str, full: torch.Tensor) -> torch.Tensor:
 
 def shard_dimension(name: str) -> int | None:
     """The dimension that tensor parallelism splits, None for what every rank holds whole."""
-    if name.endswith(("linear_qkv.weight", "linear_fc1.weight", "word_embeddings.weight", "output_layer.weight")):
+    if name.endswith(("linear_qkv.weight", "linear_qkv.bias", "linear_fc1.weight")):
+        return 0
+    if name.endswith(("word_embeddings.weight", "output_layer.weight")):
         return 0
     if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
         return 1

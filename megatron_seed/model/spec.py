@@ -14,6 +14,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_seed.model.attention import SdpaCoreAttention
+from megatron_seed.model.rotary import Frequencies
 from megatron_seed.runtime import device
 
 SpecName = Literal["te", "sdpa"]
@@ -25,17 +26,18 @@ def choose_spec() -> SpecName:
 
 
 def layer_spec(
-    name: SpecName, config: TransformerConfig, rotary_base: float, virtual_stage: int | None = None
+    name: SpecName, config: TransformerConfig, frequencies: Frequencies, virtual_stage: int | None = None
 ) -> ModuleSpec | TransformerBlockSubmodules:
     """What GPTModel takes as `transformer_layer_spec`. Both save their parameters under the same names."""
     if name == "te":
-        return get_gpt_layer_with_transformer_engine_spec()
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.submodules.core_attention = ModuleSpec(
-        module=SdpaCoreAttention, params={"rotary_base": rotary_base}
-    )
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = ModuleSpec(module=SdpaCoreAttention, params={"frequencies": frequencies})
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, vp_stage=virtual_stage), layer_norm=RMSNorm
     )

@@ -9,34 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_seed import generate
 from megatron_seed.errors import SeedError
 from megatron_seed.generate import Generator, Sampling
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
-from tokenizer.special import IDS, special_strings
+from tokenizer.special import IDS
 
 VOCAB_SIZE = 390
 PROMPTS = [[17, 200, 350, 12], [300, 301, 302, 303, 304, 305, 306, 17, 18], [44, 45]]
 
 
-def save_tokenizer(directory: Path) -> None:
-    """A byte-level tokenizer: the special tokens, then the bytes."""
-    specials = special_strings()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
-
-
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path:
     folder = tmp_path_factory.mktemp("generate")
     torch.manual_seed(3)
     config = LlamaConfig(
@@ -54,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(folder / "hf")
-    save_tokenizer(folder / "hf")
+    shutil.copytree(tokenizer_dir, folder / "hf", dirs_exist_ok=True)
     import_hf(folder / "hf", folder / "checkpoint")
     return folder / "checkpoint"
 

@@ -1,28 +1,41 @@
-"""Tiny random Llamas, checkpoints of them in any chunks, and a tokenizer."""
+"""Tiny random models of every architecture, and checkpoints of them in any chunks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.hf.architectures import architecture_of
 from megatron_seed.hf.slices import checkpoint_shape
 from megatron_seed.hf.torch_dist import Part, write_torch_dist
-from tokenizer.special import special_strings
 
 VOCAB_SIZE = 400
 
 
-@pytest.fixture
-def llama() -> Callable[..., LlamaForCausalLM]:
-    """Makes a random model of three layers, fp32; keywords change its LlamaConfig."""
+ROPE = {
+    "default": {"rope_theta": 500_000.0},
+    "linear": {"rope_theta": 1e4, "factor": 2.0},
+    "llama3": {
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {"rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128},
+}
+MODELS = {"llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM}
 
-    def make(**changes: object) -> LlamaForCausalLM:
+
+@pytest.fixture
+def hf_model() -> Callable[..., PreTrainedModel]:
+    """Makes a random model of three layers, fp32, norms and biases random too; keywords change its config."""
+
+    def make(kind: str = "llama", rope: str = "default", **changes: object) -> PreTrainedModel:
         values = {
             "vocab_size": VOCAB_SIZE,
             "hidden_size": 48,
@@ -30,18 +43,24 @@ def llama() -> Callable[..., LlamaForCausalLM]:
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 16,
             "max_position_embeddings": 512,
             "initializer_range": 0.1,
             "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+            "rope_parameters": {"rope_type": rope, **ROPE[rope]},
             "bos_token_id": 0,
             "eos_token_id": 2,
             "pad_token_id": 1,
+            # Qwen2's is the quotient of the two above.
+            **({} if kind == "qwen2" else {"head_dim": 16}),
             **changes,
         }
         torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(**values)).eval()
+        model = MODELS[kind](MODELS[kind].config_class(**values)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.copy_(1 + torch.randn_like(parameter) / 4)
+        return model
 
     return make
 
@@ -111,18 +130,3 @@ def pieces(key: str, tensor: torch.Tensor, count: int | None) -> list[Part]:
         for layer in leading
         for number in range(count)
     ]
-
-
-@pytest.fixture(scope="session")
-def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level tokenizer of 383 ids: the special tokens, then the bytes."""
-    specials = special_strings()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    directory = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
-    return directory

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 
 from megatron_seed.checkpoint import manifest
 from megatron_seed.config.schema import ModelConfig
@@ -25,15 +25,24 @@ HEAD, FC1, QKV = (
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}, {"num_key_value_heads": 1, "head_dim": 8}],
-    ids=["grouped", "multi_head", "tied", "one_group"],
+    ("kind", "changes", "dtype"),
+    [
+        ("llama", {}, torch.float32),
+        ("llama", {}, torch.bfloat16),
+        ("llama", {"num_key_value_heads": 4}, torch.bfloat16),
+        ("llama", {"num_key_value_heads": 1, "head_dim": 8}, torch.float16),
+        ("llama", {"rope": "linear"}, torch.float32),
+        ("llama", {"rope": "llama3", "tie_word_embeddings": True}, torch.bfloat16),
+        ("qwen2", {"rms_norm_eps": 1e-5}, torch.bfloat16),
+        ("qwen2", {"tie_word_embeddings": True, "head_dim": 8}, torch.float32),
+        ("qwen3", {}, torch.bfloat16),
+        ("qwen3", {"tie_word_embeddings": True, "rope": "yarn"}, torch.float32),
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_export_of_an_import_is_what_transformers_wrote(
-    llama: Callable[..., LlamaForCausalLM], tmp_path: Path, changes: dict, dtype: torch.dtype
+    hf_model: Callable[..., PreTrainedModel], tmp_path: Path, kind: str, changes: dict, dtype: torch.dtype
 ) -> None:
-    llama(**changes).to(dtype).save_pretrained(tmp_path / "theirs")
+    hf_model(kind, **changes).to(dtype).save_pretrained(tmp_path / "theirs")
     import_hf(tmp_path / "theirs", tmp_path / "checkpoint")
     export_hf(tmp_path / "checkpoint", tmp_path / "ours")
     for name in ("config.json", "generation_config.json"):

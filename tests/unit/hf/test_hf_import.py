@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from megatron_seed.checkpoint import manifest
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
@@ -19,8 +19,8 @@ from megatron_seed.runtime.groups import Groups, process_groups
 
 
 @pytest.fixture
-def hf(llama: Callable[..., LlamaForCausalLM], tmp_path: Path) -> Path:
-    llama().save_pretrained(tmp_path / "hf")
+def hf(hf_model: Callable[..., PreTrainedModel], tmp_path: Path) -> Path:
+    hf_model().save_pretrained(tmp_path / "hf")
     return tmp_path / "hf"
 
 
@@ -42,24 +42,38 @@ def edit_tensors(hf: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
     save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("llama", {}),
+        ("llama", {"num_key_value_heads": 4}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {"rope": "linear"}),
+        ("llama", {"rope": "llama3"}),
+        ("qwen2", {"rms_norm_eps": 1e-5, "tie_word_embeddings": True}),
+        ("qwen3", {"tie_word_embeddings": True}),
+        ("qwen3", {"rope": "yarn"}),
+    ],
+)
 def test_megatron_core_loads_it_and_computes_the_same(
-    llama: Callable[..., LlamaForCausalLM], tmp_path: Path, groups: Groups, changes: dict
+    hf_model: Callable[..., PreTrainedModel], tmp_path: Path, groups: Groups, kind: str, changes: dict
 ) -> None:
     from megatron_seed.checkpoint.load import load_checkpoint
     from megatron_seed.model.build import build_model
 
-    theirs = llama(**changes)
+    theirs = hf_model(kind, **changes)
     theirs.save_pretrained(tmp_path / "hf", max_shard_size=50_000)
     report = import_hf(tmp_path / "hf", tmp_path / "checkpoint")
     ours = build_model(report.model, LayoutConfig(), "fp32", seed=5)
     load_checkpoint(tmp_path / "checkpoint", ours)
-    ids = torch.randint(0, report.model.vocab_size, (2, 40), generator=torch.Generator().manual_seed(2))
+    # Long enough for scaled positions to matter.
+    ids = torch.randint(0, report.model.vocab_size, (2, 300), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        logits = ours[0](ids, torch.arange(40).expand_as(ids), None, runtime_gather_output=True)
+        logits = ours[0](ids, torch.arange(300).expand_as(ids), None, runtime_gather_output=True)
         expected = theirs(ids).logits
     assert logits.shape[-1] == 512
-    torch.testing.assert_close(logits[..., : report.model.vocab_size], expected, rtol=0, atol=1e-4)
+    difference = (logits[..., : report.model.vocab_size] - expected).abs().max() / expected.abs().max()
+    assert difference.item() < 1e-5
     assert not logits[..., report.model.vocab_size :].any(), "padded rows are zeros"
 
 
@@ -109,9 +123,14 @@ def test_pickles_are_refused(hf: Path, tmp_path: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not supported; supported: Llama"),
         ({"architectures": None}, "architecture none is not supported"),
         ({"num_hidden_layers": None}, "num_hidden_layers missing"),
-        ({"attention_bias": True}, "not supported: attention_bias"),
+        ({"attention_bias": True}, "not supported: attention_bias True"),
         ({"hidden_act": "gelu"}, "not supported: hidden_act gelu"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_type linear"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type dynamic"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "mscale": 1.5}},
+            "not supported: mscale of rope_type linear",
+        ),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5, "rope_theta": 1e4}}, "rope_scaling.linear.factor"),
         ({"quantization_config": {"bits": 4}}, "quantized weights"),
         ({"num_key_value_heads": 3}, "4 is not a multiple of"),
         ({"hidden_size": 50}, "hidden size"),
@@ -137,11 +156,11 @@ def test_tensors_that_do_not_belong_are_refused(hf: Path, tmp_path: Path) -> Non
         import_hf(hf, tmp_path / "out")
 
 
-def test_tensors_that_say_nothing_are_reported(hf: Path, tmp_path: Path, llama: Callable) -> None:
+def test_tensors_that_say_nothing_are_reported(hf: Path, tmp_path: Path, hf_model: Callable) -> None:
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     edit_tensors(hf, lambda tensors: tensors.update({name: torch.ones(8)}))
     assert import_hf(hf, tmp_path / "out").ignored == (name,)
-    tied = llama(tie_word_embeddings=True)
+    tied = hf_model(tie_word_embeddings=True)
     tied.save_pretrained(tmp_path / "tied")
     embedding = tied.get_input_embeddings().weight.detach().clone()
     edit_tensors(tmp_path / "tied", lambda tensors: tensors.update({"lm_head.weight": embedding}))

@@ -1,4 +1,4 @@
-"""The rows cover transformers' Llama exactly, and packing is undone exactly."""
+"""The rows cover transformers' models exactly, and packing is undone exactly."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from megatron_seed.config.schema import ModelConfig
-from megatron_seed.hf.architectures import LLAMA, to_model_config
+from megatron_seed.errors import SeedError
+from megatron_seed.hf.architectures import ARCHITECTURES, architecture_of, to_model_config
 from megatron_seed.hf.mapping import GATE_UP, QKV
 from megatron_seed.hf.slices import hf_shapes
+from megatron_seed.model.arithmetic import parameter_count
 
 
 @st.composite
@@ -63,9 +65,19 @@ def test_gate_comes_before_up(config: ModelConfig) -> None:
     assert all(torch.equal(a, b) for a, b in zip(GATE_UP.split(packed, config), (gate, up), strict=True))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}, {"head_dim": 8}])
-def test_rows_cover_every_parameter_of_llama(llama: Callable[..., LlamaForCausalLM], changes: dict) -> None:
-    model = llama(**changes)
-    config = to_model_config(model.config, vocab_multiple=128)
+def test_rows_cover_every_parameter(hf_model: Callable[..., PreTrainedModel], kind: str, changes: dict) -> None:
+    model = hf_model(kind, **changes)
+    (architecture,) = (one for one in ARCHITECTURES if one.name == type(model).__name__)
+    config = to_model_config(architecture, model.config, vocab_multiple=128)
+    assert architecture_of(config) is architecture
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert hf_shapes(LLAMA.rows(config), config) == theirs
+    assert hf_shapes(architecture.rows(config), config) == theirs
+    assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_model_without_an_architecture_is_refused(tiny_config: ModelConfig) -> None:
+    both = tiny_config.model_copy(update={"qkv_bias": True, "qk_norm": True})
+    with pytest.raises(SeedError, match="no Hugging Face architecture known here has qkv_bias True, qk_norm True"):
+        architecture_of(both)

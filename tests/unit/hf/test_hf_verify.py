@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
@@ -16,8 +16,8 @@ from megatron_seed.hf.verify import verify_hf
 
 
 @pytest.fixture
-def checkpoint(llama: Callable[..., LlamaForCausalLM], tokenizer_dir: Path, tmp_path: Path) -> Path:
-    llama().save_pretrained(tmp_path / "source")
+def checkpoint(hf_model: Callable[..., PreTrainedModel], tokenizer_dir: Path, tmp_path: Path) -> Path:
+    hf_model().save_pretrained(tmp_path / "source")
     for path in tokenizer_dir.iterdir():
         shutil.copyfile(path, tmp_path / "source" / path.name)
     import_hf(tmp_path / "source", tmp_path / "checkpoint")

@@ -39,3 +39,11 @@ def test_operations_follow_the_published_formula() -> None:
     matrices = 32 * (4096 * 128 * (32 + 16) + 4096 * 4096 + 3 * 4096 * 14336) + 155_136 * 4096
     assert flops_per_token(config, length, causal=False) == 6 * matrices + attention
     assert flops_per_token(config, length) == 6 * matrices + attention / 2
+
+
+def test_biases_and_norms_of_heads_are_parameters_but_no_products() -> None:
+    plain = ModelConfig(**PRESETS["seed_coder_tiny"])
+    both = plain.model_copy(update={"qkv_bias": True, "qk_norm": True})
+    layers, heads, head_dim = plain.num_layers, plain.num_attention_heads + 2 * plain.num_query_groups, plain.head_dim
+    assert parameter_count(both) - parameter_count(plain) == layers * (heads * head_dim + 2 * head_dim)
+    assert flops_per_token(both, 128) == flops_per_token(plain, 128)

@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from megatron_seed.config.presets import PRESETS
 from megatron_seed.config.schema import LayoutConfig, ModelConfig
+from megatron_seed.model.rotary import rotary_frequencies
 from megatron_seed.runtime.groups import process_groups
 
 BASE = 500_000.0
@@ -26,9 +27,10 @@ def attention() -> Iterator[torch.nn.Module]:
         from megatron_seed.model.attention import SdpaCoreAttention
         from megatron_seed.model.build import Compute, transformer_config
 
-        config = transformer_config(ModelConfig(**PRESETS["seed_coder_tiny"]), LayoutConfig(), Compute())
-        assert config.kv_channels == HEAD_DIM
-        yield SdpaCoreAttention(config, 1, AttnMaskType.causal, "self", rotary_base=BASE)
+        model = ModelConfig(**{**PRESETS["seed_coder_tiny"], "rotary_base": BASE})
+        assert model.head_dim == HEAD_DIM
+        config = transformer_config(model, LayoutConfig(), Compute())
+        yield SdpaCoreAttention(config, 1, AttnMaskType.causal, "self", frequencies=rotary_frequencies(model))
 
 
 def naive(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

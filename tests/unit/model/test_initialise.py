@@ -37,11 +37,11 @@ def initial(groups: None) -> Callable[..., dict[str, torch.Tensor]]:
 
 def test_standard_deviations_are_those_documented(initial: Callable) -> None:
     config = CONFIG.model_copy(update={"hidden_size": 256, "ffn_hidden_size": 512, "vocab_size": 1000})
-    parameters = initial(config)
-    assert len(parameters) == 6 * config.num_layers + 3
+    parameters = initial(config.model_copy(update={"qkv_bias": True, "qk_norm": True}))
+    assert len(parameters) == 9 * config.num_layers + 3
     for name, parameter in parameters.items():
         if parameter.dim() == 1:
-            assert (parameter == 1).all(), name
+            assert (parameter == (0 if name.endswith(".bias") else 1)).all(), name
             continue
         std = config.init_std
         if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
@@ -75,6 +75,8 @@ def test_a_tied_model_has_one_matrix_for_both_ends(initial: Callable) -> None:
     ("name", "dimension"),
     [
         ("decoder.layers.0.self_attention.linear_qkv.weight", 0),
+        ("decoder.layers.0.self_attention.linear_qkv.bias", 0),
+        ("decoder.layers.0.self_attention.q_layernorm.weight", None),
         ("decoder.layers.0.self_attention.linear_proj.weight", 1),
         ("decoder.layers.0.mlp.linear_fc2.weight", 1),
         (EMBEDDING, 0),
