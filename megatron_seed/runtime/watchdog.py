@@ -64,7 +64,9 @@ class Watchdog:
     def collective_timeout_s(self) -> float:
         """For process groups: so long that it is the watchdog that ends a job that stands still."""
         config = self._config
-        return 2 * max(config.start_timeout_s, config.hang_timeout_s) + 60.0 if config.hang_timeout_s else _FOR_EVER_S
+        if not config.hang_timeout_s:
+            return _FOR_EVER_S
+        return max(config.start_timeout_s, config.hang_timeout_s) + 10 * _REPORTS_S
 
     def beat(self, finished: str, *, starting: bool = False) -> None:
         """Something was finished, such as `step 57`. What follows may take long until the next beat if `starting`."""

@@ -30,7 +30,7 @@ from megatron_seed.runtime.groups import read_launch
 from megatron_seed.runtime.peers import LostPeer
 from megatron_seed.runtime.watchdog import Watchdog
 
-JOB_S = 60.0
+JOB_S = 120.0
 
 
 @dataclass(frozen=True)

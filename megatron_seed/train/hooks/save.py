@@ -52,6 +52,7 @@ class SaveHook(Hook):
         self.finish(progress)
 
     def _report(self, outcome: Outcome) -> None:
+        self.run.watchdog.beat(f"the save of step {outcome.progress.step}")
         if outcome.error is None:
             self._on_disk = outcome.progress
             if self.run.groups.is_main:
