@@ -33,7 +33,15 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'
 
-test-slow: $(VENV)/.installed-dev
+# Debian packages that tests run for real: a Slurm cluster on this one machine.
+$(VENV)/.installed-debian:
+	@if command -v slurmctld munged >/dev/null; then :; elif [ "$$(id -u)" = 0 ]; then \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }; \
+	  else echo "make: not root, so Slurm is not installed and its tests are skipped"; fi
+	@touch $@
+
+test-slow: $(VENV)/.installed-dev $(VENV)/.installed-debian
 	$(VENV)/bin/python -m pytest -m slow --timeout 1500
 
 test-gpu: $(VENV)/.installed-dev

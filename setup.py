@@ -47,8 +47,9 @@ setup(
     extras_require={
         "data": DATA,
         "gpu": ["transformer-engine[pytorch]>=2.9,<2.12"],
-        "ray": ["ray[default]>=2.9"],
-        "dev": [*DATA, "hypothesis", "import-linter", "pytest", "pytest-timeout", "ruff"],
+        "ray": ["ray>=2.9"],
+        "slurm": ["submitit>=1.5"],
+        "dev": [*DATA, "hypothesis", "import-linter", "pytest", "pytest-timeout", "ray>=2.9", "ruff", "submitit>=1.5"],
     },
     entry_points={"console_scripts": ["megatron-seed = launch.cli:main"]},
 )

@@ -1,0 +1,130 @@
+"""Calls as tasks of Slurm job arrays, through submitit."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.engines.base import Call
+from data_prep.engines.calls import Answer, answer, died, result_of
+from data_prep.errors import DataError
+
+_NEVER_STARTS = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
+
+
+@dataclass(frozen=True)
+class SlurmEngine:
+    """Each call, or group of calls, is one task of a job array.
+
+    A task that dies (killed, out of memory or time, its node lost) is submitted again, `attempts` times in all. When
+    this process ends early its jobs are cancelled; should it be killed they run on, which does no harm: what they
+    finish is found by the next run.
+    """
+
+    folder: Path
+    """For scripts, pickled calls and logs; on a file system that all nodes see."""
+    partition: str | None = None
+    account: str | None = None
+    time_minutes: int = 240
+    cpus: int = 1
+    memory_gb: float = 4.0
+    max_tasks: int = 1000
+    """Of one array; Slurm's MaxArraySize less one. Further calls share tasks."""
+    max_running: int = 256
+    """Tasks that run at once."""
+    attempts: int = 3
+    poll_s: float = 5.0
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the task, such as `module load python`; written by the user, never made of values."""
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        if not calls:
+            return
+        groups = [list(range(start, len(calls), self.max_tasks)) for start in range(min(self.max_tasks, len(calls)))]
+        waiting = self._submit(calls, groups)
+        deaths = dict.fromkeys(range(len(groups)), 0)
+        try:
+            while waiting:
+                time.sleep(self.poll_s)
+                active = _active()
+                for number, job in list(waiting.items()):
+                    answers = self._answers(job, active)
+                    if answers is None:
+                        continue
+                    del waiting[number]
+                    if answers:
+                        yield from ((i, result_of(calls[i], a)) for i, a in zip(groups[number], answers, strict=True))
+                        continue
+                    deaths[number] += 1
+                    if deaths[number] >= self.attempts:
+                        died(calls[groups[number][0]], deaths[number], f"see {job.paths.stderr}")
+                    (again,) = self._submit(calls, [groups[number]]).values()
+                    waiting[number] = again
+        finally:
+            for job in waiting.values():
+                job.cancel(check=False)
+
+    def _submit(self, calls: Sequence[Call], groups: Sequence[Sequence[int]]) -> dict[int, Any]:
+        executor = self._executor()
+        executor.update_parameters(array_parallelism=min(self.max_running, len(groups)))
+        try:
+            jobs = executor.map_array(_answer_all, [[calls[index] for index in group] for group in groups])
+        except Exception as error:  # of submitit, which wraps those of sbatch
+            raise DataError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
+        return dict(enumerate(jobs))
+
+    def _executor(self) -> Any:
+        try:
+            import submitit
+        except ImportError:
+            raise DataError("--engine slurm needs submitit: pip install 'megatron-seed[slurm]'") from None
+        # Pickles of calls and results lie here; nobody else may write any.
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            executor = submitit.SlurmExecutor(folder=self.folder)
+        except RuntimeError as error:
+            raise DataError(f"--engine slurm: {error}") from None
+        executor.update_parameters(
+            job_name="megatron-seed-data",
+            time=self.time_minutes,
+            cpus_per_task=self.cpus,
+            mem=f"{max(1, int(self.memory_gb * 1000))}M",
+            setup=list(self.setup) or None,
+            **{name: value for name in ("partition", "account") if (value := getattr(self, name))},
+        )
+        return executor
+
+    def _answers(self, job: Any, active: Mapping[str, str]) -> list[Answer] | None:
+        """What a task gave, an empty list when it died, None while it is at work."""
+        if job.paths.result_pickle.exists():
+            outcome, given = _load(job)
+            return given if outcome == "success" else []
+        if active.get(job.job_id) in _NEVER_STARTS:
+            raise DataError(f"Slurm will never start {job.job_id}: {active[job.job_id]}; ask for less, or elsewhere")
+        return None if job.job_id in active else []
+
+
+def _answer_all(calls: Sequence[Call]) -> list[Answer]:
+    """In a task."""
+    return [answer(call) for call in calls]
+
+
+def _load(job: Any) -> tuple[str, Any]:
+    from submitit.core.utils import pickle_load
+
+    return pickle_load(job.paths.result_pickle)
+
+
+def _active() -> dict[str, str]:
+    """Tasks of this user that wait or run, such as `57_3`, and why they wait. Needs no accounting, which not every
+    cluster has."""
+    command = ["squeue", "--noheader", "--array", "--format=%i %r", "--me"]
+    for attempt in range(5):
+        found = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        if found.returncode == 0:
+            return dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
+        time.sleep(2**attempt)  # a controller that restarts is no reason to give up
+    raise DataError(f"squeue does not answer: {found.stderr.strip()}")
