@@ -1,7 +1,7 @@
 """A Slurm cluster of a few nodes on this one machine: Debian's slurm-wlm and munge, in a folder of its own.
 
-Needs root, as slurmd does. Nothing of a cluster that the machine may belong to is touched: configuration, keys, sockets,
-ports and state are all in the folder.
+Needs root, as slurmd does. Nothing of a cluster that the machine may belong to is touched: configuration, keys,
+sockets, ports and state are all in the folder.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_ray_makes_the_same_bytes_and_survives_its_workers(tmp_path: Path, monke
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--engine ray: no cluster at 127.0.0.1:1"):
+    with pytest.raises(DataError, match=r"--engine ray: no cluster at 127\.0\.0\.1:1"):
         run_shards(
             [ShardTask(tmp_path / "x", "i", squares, (1,))], workers=1,
             engine=make_engine("ray", 1, tmp_path, {"address": "127.0.0.1:1"}),
