@@ -12,6 +12,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint import layout, manifest
 from megatron_seed.checkpoint.generators import restore_generators
+from megatron_seed.checkpoint.megatron_lm import MegatronLmCheckpoint
 from megatron_seed.checkpoint.pickles import check_extra_state, read_common
 from megatron_seed.checkpoint.pieces import ExtraState, Piece, holding, set_optimizer_step
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
@@ -23,6 +24,7 @@ from megatron_seed.runtime.groups import Groups
 
 logger = logging.getLogger(__name__)
 
+Reader = CheckpointReader | MegatronLmCheckpoint
 # What may change in the course of a run: no tensor depends on it.
 _FREE = {"max_sequence_length", "rotary_base", "rope_scaling", "init_std"}
 # Optimizers without fp32 copies of their own save none, and megatron-core's others name theirs differently.
@@ -91,7 +93,17 @@ def load_checkpoint(checkpoint: Path, models: Sequence[Any], optimizer: Megatron
     return read_progress(checkpoint)
 
 
-def load_state(reader: CheckpointReader, models: Sequence[Any], optimizer: MegatronOptimizer | None) -> None:
+def load_megatron_lm(
+    checkpoint: MegatronLmCheckpoint, models: Sequence[Any], optimizer: MegatronOptimizer | None
+) -> Progress:
+    """As load_checkpoint, from a checkpoint of Megatron-LM."""
+    if optimizer is not None:
+        checkpoint.check_optimizer()
+    load_state(checkpoint, models, optimizer)
+    return checkpoint.progress
+
+
+def load_state(reader: Reader, models: Sequence[Any], optimizer: MegatronOptimizer | None) -> None:
     """Fill models and optimizer in place."""
     held = holding(models, optimizer)
     if optimizer is not None and not reader.optimizer_tensors:
@@ -106,7 +118,7 @@ def load_state(reader: CheckpointReader, models: Sequence[Any], optimizer: Megat
 
 
 @torch.no_grad()
-def _fill(piece: Piece, reader: CheckpointReader) -> None:
+def _fill(piece: Piece, reader: Reader) -> None:
     key = _stored_key(piece.key, reader)
     shape = reader.info(key).shape
     if shape != piece.shape:
@@ -114,11 +126,12 @@ def _fill(piece: Piece, reader: CheckpointReader) -> None:
     piece.tensor.copy_(reader.read_slice(key, piece.offsets, tuple(piece.tensor.shape)))
 
 
-def _stored_key(key: str, reader: CheckpointReader) -> str:
-    if key in reader.optimizer_tensors or not key.startswith(_PARAM):
+def _stored_key(key: str, reader: Reader) -> str:
+    """The name under which a checkpoint has a piece, or the parameter itself for the optimizer's copy of it."""
+    if not key.startswith(_PARAM):
         return key
     parameter = key.removeprefix(_PARAM)
-    return _OTHER_PARAM + parameter if _OTHER_PARAM + parameter in reader.optimizer_tensors else parameter
+    return next((name for name in (key, _OTHER_PARAM + parameter) if reader.has(name)), parameter)
 
 
 def read_step(checkpoint: Path, common: Mapping[str, Any]) -> int:
@@ -135,7 +148,7 @@ def read_step(checkpoint: Path, common: Mapping[str, Any]) -> int:
     return steps.pop()
 
 
-def _load_extra_states(held: Sequence[ExtraState], reader: CheckpointReader) -> None:
+def _load_extra_states(held: Sequence[ExtraState], reader: Reader) -> None:
     """TransformerEngine's modules have some; it holds something with delayed FP8 scaling alone."""
     for extra in held:
         if extra.key in reader.objects:

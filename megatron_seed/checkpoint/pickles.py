@@ -11,6 +11,7 @@ import io
 import pickle
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,6 +75,16 @@ class Opaque:
         self.values = values
 
 
+class _MegatronMetadata(Metadata):
+    """megatron-core's before 0.16, with a word on some tensors."""
+
+    mcore_data: dict[str, Any] | None = None
+
+
+# megatron-core's classes before 0.16, and what stands for them here.
+_OLDER = MappingProxyType({"MCoreMetadata": _MegatronMetadata, "MCoreSavePlan": Opaque})
+
+
 class _Unpickler(pickle.Unpickler):
     """Builds nothing but what is on its list."""
 
@@ -84,6 +95,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if module == "megatron.core.dist_checkpointing.strategies.torch" and name in _OLDER:
+            return _OLDER[name]
         if (module, name) == ("torch.storage", "_load_from_bytes"):  # itself a torch.load that would run anything
             return lambda data: load_plain(io.BytesIO(data))
         if (module, name) not in self.allowed:

@@ -98,6 +98,7 @@ class CheckpointReader:
         try:
             infos, self._chunks = _index(metadata)
             self._objects = _index_objects(metadata)
+            self.whole_shapes: Mapping[str, Shape] = MappingProxyType(_whole_shapes(metadata, infos))
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise SeedError(f"{self.path / '.metadata'}: damaged: {error}") from error
         self._infos = infos
@@ -107,6 +108,10 @@ class CheckpointReader:
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({key: infos[key] for key in others})
         self.objects = frozenset(self._objects)
         self._last: tuple[_Chunk, torch.Tensor] | None = None
+
+    def has(self, key: str) -> bool:
+        """There is a tensor of that key."""
+        return key in self._infos
 
     def info(self, key: str) -> TensorInfo:
         """Shape and dtype of any tensor; SeedError when there is none of that key."""
@@ -225,6 +230,16 @@ def read_state(checkpoint: Path | str) -> dict[str, Any]:
 
 def _under(infos: Mapping[str, TensorInfo], prefix: str) -> Mapping[str, TensorInfo]:
     return MappingProxyType({key: info for key, info in infos.items() if key.startswith(prefix)})
+
+
+def _whole_shapes(metadata: Metadata, infos: Mapping[str, TensorInfo]) -> dict[str, Shape]:
+    """Shapes of tensors that megatron-core before 0.16 stored as a grid of flattened parts."""
+    said = {key: data.get("nd_reformulated_orig_global_shape") for key, data in _mcore_data(metadata).items()}
+    return {key: tuple(shape) for key, shape in said.items() if shape and tuple(shape) != infos[key].shape}
+
+
+def _mcore_data(metadata: Metadata) -> Mapping[str, dict[str, Any]]:
+    return getattr(metadata, "mcore_data", None) or {}
 
 
 def _index_objects(metadata: Metadata) -> dict[str, _Chunk]:

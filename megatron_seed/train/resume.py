@@ -10,8 +10,15 @@ from typing import Any
 
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from megatron_seed.checkpoint import megatron_lm
 from megatron_seed.checkpoint.layout import resolve
-from megatron_seed.checkpoint.load import check_same_model, find_damage_together, load_checkpoint, newest_good
+from megatron_seed.checkpoint.load import (
+    check_same_model,
+    find_damage_together,
+    load_checkpoint,
+    load_megatron_lm,
+    newest_good,
+)
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import PhaseConfig, Recipe, StartFrom
@@ -38,6 +45,9 @@ def find_start(recipe: Recipe, groups: Groups) -> Start | None:
         return Start(own)
     if recipe.start_from is None:
         return None
+    foreign = megatron_lm.find(recipe.start_from.checkpoint)
+    if foreign is not None:
+        return Start(foreign, recipe.start_from)
     checkpoint = resolve(recipe.start_from.checkpoint)
     damage = find_damage_together(checkpoint, groups)
     if damage:
@@ -49,15 +59,21 @@ def load_start(
     where: Start, recipe: Recipe, models: Sequence[Any], optimizer: MegatronOptimizer, groups: Groups
 ) -> Progress:
     """Load a checkpoint and say where the run stands by the recipe as it is now."""
-    check_same_model(where.checkpoint, recipe.model)
     weights_only = where.branch is not None and where.branch.load == "weights"
-    progress = load_checkpoint(where.checkpoint, models, None if weights_only else optimizer)
+    say = logger.info if groups.is_main else logger.debug
+    if megatron_lm.find(where.checkpoint) == where.checkpoint:
+        theirs = megatron_lm.MegatronLmCheckpoint(where.checkpoint, recipe.model)
+        progress = load_megatron_lm(theirs, models, None if weights_only else optimizer)
+        origin, remarks = "going on from Megatron-LM's", megatron_lm.remarks(theirs, recipe.model)
+    else:
+        check_same_model(where.checkpoint, recipe.model)
+        progress = load_checkpoint(where.checkpoint, models, None if weights_only else optimizer)
+        origin, remarks = "branching from" if where.branch else "resuming from", []
     if weights_only:
         optimizer.reload_model_params()
     apply_settings(optimizer, recipe.optimizer)
-    say = logger.info if groups.is_main else logger.debug
-    say("%s %s: step %d, %d tokens", "branching from" if where.branch else "resuming from", where.checkpoint,
-        progress.step, progress.consumed_tokens)  # fmt: skip
+    more = f"; {'; '.join(remarks)}" if remarks else ""
+    say("%s %s: step %d, %d tokens%s", origin, where.checkpoint, progress.step, progress.consumed_tokens, more)
     before = _recipe_of(where.checkpoint)
     if before is not None:
         progress = _by_the_recipe_now(progress, before, recipe, say)
