@@ -12,8 +12,8 @@ from megatron_seed.runtime import exit_codes
 from megatron_seed.runtime.groups import read_launch
 from megatron_seed.runtime.noise import quieten_libraries
 from megatron_seed.runtime.orphans import die_with_parent
-from megatron_seed.runtime.peers import LostPeer
 from megatron_seed.runtime.signals import StoppedEarly
+from megatron_seed.watch.peers import LostPeer
 
 USAGE = "usage: python -m megatron_seed.train RECIPE [key=value ...]"
 

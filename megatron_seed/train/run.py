@@ -26,7 +26,6 @@ from megatron_seed.runtime.features import check_features, use_deterministic_ker
 from megatron_seed.runtime.groups import Groups, Launch, job, laid_out, read_launch
 from megatron_seed.runtime.memory import memory_told
 from megatron_seed.runtime.signals import StoppedEarly, StopRequest
-from megatron_seed.runtime.watchdog import Watchdog
 from megatron_seed.train.hooks import Hook
 from megatron_seed.train.hooks.evaluate import EvaluateHook
 from megatron_seed.train.hooks.log import LogHook
@@ -39,6 +38,7 @@ from megatron_seed.train.record import Recorder
 from megatron_seed.train.resume import find_start, load_start, phases_left
 from megatron_seed.train.state import Run
 from megatron_seed.train.stop import Stop
+from megatron_seed.watch.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.config.schema import Recipe
 from megatron_seed.runtime.groups import Groups
-from megatron_seed.runtime.watchdog import Watchdog
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.stop import Stop
+from megatron_seed.watch.watchdog import Watchdog
 
 
 @dataclass(frozen=True)

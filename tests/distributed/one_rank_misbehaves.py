@@ -27,8 +27,8 @@ import torch.distributed as dist
 from megatron_seed.config.schema import WatchdogConfig
 from megatron_seed.runtime import cpu_proxy, exit_codes
 from megatron_seed.runtime.groups import read_launch
-from megatron_seed.runtime.peers import LostPeer
-from megatron_seed.runtime.watchdog import Watchdog
+from megatron_seed.watch.peers import LostPeer
+from megatron_seed.watch.watchdog import Watchdog
 
 JOB_S = 120.0
 

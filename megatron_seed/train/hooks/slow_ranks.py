@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from megatron_seed.checkpoint.state import Progress
-from megatron_seed.runtime.slow_ranks import SlowRanks
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
+from megatron_seed.watch.slow_ranks import SlowRanks
 
 
 class SlowRanksHook(Hook):

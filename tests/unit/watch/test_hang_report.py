@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_seed.runtime.flight_recorder import Call
-from megatron_seed.runtime.hang_report import Report, list_ranks, read_reports, summarise, take_report, write_report
+from megatron_seed.watch.flight_recorder import Call
+from megatron_seed.watch.hang_report import Report, list_ranks, read_reports, summarise, take_report, write_report
 
 HOSTS = {rank: f"node{rank}" for rank in range(4)}
 

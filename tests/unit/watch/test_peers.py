@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from megatron_seed.runtime.peers import Contact, Peers
+from megatron_seed.watch.peers import Contact, Peers
 
 SOON_S = 20.0
 

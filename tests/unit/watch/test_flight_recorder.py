@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from megatron_seed.runtime.flight_recorder import Call, describe_place, find_misfits
+from megatron_seed.watch.flight_recorder import Call, describe_place, find_misfits
 
 LOSS, GRADIENTS, NORM = (("all_reduce", place) for place in ("loss.py:1", "gradients.py:2", "norm.py:3"))
 GATHER = ("all_gather", "gather.py:4")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from megatron_seed.runtime.slow_ranks import Pace, SlowRanks, find_slow
+from megatron_seed.watch.slow_ranks import Pace, SlowRanks, find_slow
 
 
 def paces(*busy_s: float, stages: int = 1) -> list[Pace]:

@@ -21,9 +21,10 @@ import torch.distributed as dist
 
 from megatron_seed.config.schema import WatchdogConfig
 from megatron_seed.errors import SeedError
-from megatron_seed.runtime import exit_codes, flight_recorder, hang_report
+from megatron_seed.runtime import exit_codes
 from megatron_seed.runtime.groups import Launch
-from megatron_seed.runtime.peers import Contact, Fate, LostPeer, Peer, Peers
+from megatron_seed.watch import flight_recorder, hang_report
+from megatron_seed.watch.peers import Contact, Fate, LostPeer, Peer, Peers
 
 _REPORTS_S = 10.0
 """For all ranks to report, or as long as the time-out where that is shorter."""

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from megatron_seed.runtime import peers
-from megatron_seed.runtime.flight_recorder import (
+from megatron_seed.watch import peers
+from megatron_seed.watch.flight_recorder import (
     Call,
     describe_place,
     find_misfits,
