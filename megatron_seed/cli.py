@@ -157,6 +157,29 @@ def generate(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the whole job.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Their kind: a100, b200, h100, h20 or h200.")] = "h100",
+    mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation, causal, that days are counted at.")] = 0.4,
+    mtbf_hours: Annotated[
+        float | None, typer.Option(min=0, help="Mean time between failures of one node; default: as Llama 3's.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER in place of what is assumed; repeatable.")
+    ] = None,
+    layouts: Annotated[int, typer.Option(min=1, help="Layouts to show per phase.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON instead.")] = False,
+) -> None:
+    """Say what a run will need: memory, time, layouts, checkpoints. Needs no GPU and no data."""
+    from megatron_seed.plan.command import plan_command
+
+    changes = [*(assume or ()), *([f"mtbf_node_hours={mtbf_hours}"] if mtbf_hours is not None else [])]
+    plan_command(recipe, overrides or (), gpus, gpu, mfu, changes, layouts, as_json=as_json)
+
+
+@app.command()
 def trace(
     run_dir: Annotated[Path, typer.Argument(help="Run folder.")],
     step: Annotated[int, typer.Option(min=1, help="Which step.")],
