@@ -63,6 +63,14 @@ GPUS: MappingProxyType[str, Gpu] = MappingProxyType(
 )
 
 
+def known_gpu(name: str | None) -> Gpu | None:
+    """The GPU that a driver calls `name`, such as `NVIDIA H100 80GB HBM3`; None for one that is not in the table."""
+    words = (name or "").lower().split()
+    if "pcie" in words:  # other rates than those of the SXM modules
+        return None
+    return next((gpu for key, gpu in GPUS.items() if any(word.startswith(key) for word in words)), None)
+
+
 @dataclass(frozen=True)
 class Assumptions:
     """What no data sheet says. Those without a source are ours: to be replaced by what a cluster measures."""

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-_PEAK_BF16_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "B200": 2250.0}
-
 
 def has_gpu() -> bool:
     return torch.cuda.is_available()
@@ -47,12 +45,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def peak_tflops(precision: str) -> float | None:
-    """Dense peak rate of this GPU by its maker's data sheet, None where it is not known; TFLOP/s."""
-    if not has_gpu() or precision != "bf16":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((rate for key, rate in _PEAK_BF16_TFLOPS.items() if key in name), None)
+def gpu_name() -> str | None:
+    """As its driver calls it, None without a GPU."""
+    return torch.cuda.get_device_name() if has_gpu() else None
 
 
 class Stopwatch:
@@ -109,7 +104,7 @@ def versions() -> dict[str, Any]:
     if revision:
         found["git"] = revision
     if has_gpu():
-        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu"] = gpu_name()
     return found
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from megatron_seed.checkpoint import state
 from megatron_seed.model.arithmetic import flops_per_token
+from megatron_seed.plan.hardware import known_gpu
 from megatron_seed.runtime import device
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
@@ -82,13 +83,19 @@ class LogHook(Hook):
         speed = sum(record.tokens for record in self.records) / sum(record.seconds for record in self.records)
         phase = next(phase for phase in recipe.phases if phase.name == record.progress.phase)
         rates = {"tokens_per_second": speed, "tokens_per_second_per_device": speed / devices}
-        peak = recipe.logging.peak_tflops_per_device or device.peak_tflops(recipe.precision)
+        peak = recipe.logging.peak_tflops_per_device or _peak_tflops(recipe.precision)
         for kind, causal in (("causal", True), ("full", False)):
             tflops = speed / devices * flops_per_token(recipe.model, phase.sequence_length, causal=causal) / 1e12
             rates[f"tflops_per_device_{kind}"] = tflops
             if peak:
                 rates[f"mfu_{kind}"] = tflops / peak
         return rates
+
+
+def _peak_tflops(precision: str) -> float | None:
+    """Of this machine's GPU in bf16, whatever part of a step is FP8."""
+    gpu = known_gpu(device.gpu_name())
+    return gpu.bf16_flops / 1e12 if gpu and precision == "bf16" else None
 
 
 class _ConsoleLine:
