@@ -22,7 +22,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
-    package_data={"launch": ["report/*.j2", "report/*.css"], "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"]},
+    package_data={"launch": ["report/*.j2", "report/*.css", "compare/*.j2", "compare/*.css"], "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"]},
     install_requires=[
         "gigatoken>=0.10,<0.11",
         "jinja2",

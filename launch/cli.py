@@ -48,6 +48,17 @@ def quickstart(
     print_summary(results, run_dir, console)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("compare.html"),
+) -> None:
+    """Show runs side by side: settings that differ, curves by tokens and by FLOPs, last numbers, events."""
+    from launch.compare import compare_command
+
+    compare_command(runs, out, Console())
+
+
 app.registered_commands += training_app.registered_commands
 app.registered_groups += training_app.registered_groups
 

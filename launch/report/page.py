@@ -32,7 +32,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
 def render_page(results: dict[str, Any]) -> str:
     """The page as text."""
     steps = waterfall(results.get("data"))
-    template = _environment().get_template("template.html.j2")
+    template = environment().get_template("template.html.j2")
     page = template.render(
         results=results,
         tiles=tiles(results),
@@ -48,18 +48,21 @@ def render_page(results: dict[str, Any]) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    """Escapes everything that is printed and makes its invisible characters visible; what is missing prints nothing."""
-    environment = Environment(
+def environment(folder: Path = Path(__file__).parent) -> Environment:
+    """Escapes everything that is printed and makes its invisible characters visible; what is missing prints nothing.
+
+    Templates come from `folder`, and from this one.
+    """
+    made = Environment(
         autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         undefined=ChainableUndefined,
         finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= FILTERS | {"log": math.log}
-    return environment
+    made.filters |= FILTERS | {"log": math.log}
+    return made
 
 
 def _parts(rows: Sequence[Any], top: int) -> dict[str, Sequence[Any]]:

@@ -36,8 +36,8 @@ def plan_command(
     if as_json:
         print(json.dumps(as_values(plan), indent=1, allow_nan=False))
         return
-    console = Console()
-    print_plan(plan, console if console.is_terminal else Console(width=_WIDTH))
+    console = Console(markup=False)
+    print_plan(plan, console if console.is_terminal else Console(markup=False, width=_WIDTH))
 
 
 def _numbers(changes: Sequence[str]) -> dict[str, float]:
