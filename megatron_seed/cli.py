@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,14 @@ app.add_typer(ckpt_app, name="ckpt")
 data_app = typer.Typer(no_args_is_help=True, help="Make builds ready for training; joins the other `data` commands.")
 
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder for its newest one.")]
+
+
+class Dtype(Enum):
+    """Of exported or imported tensors."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
 
 
 @app.command()
@@ -56,30 +65,55 @@ def train(
 
 @hf_app.command("export")
 def export_(
-    checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; default: as in the checkpoint.")] = None,
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint or run folder; with --dry-run also a recipe's or a preset's name.")
+    ],
+    out: Annotated[Path | None, typer.Argument(help="Folder to make; not needed with --dry-run.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: as in the checkpoint.")] = None,
+    shard_gb: Annotated[float, typer.Option(min=0.0, help="Largest safetensors file, in GB.")] = 4.0,
+    workers: Annotated[int, typer.Option(min=1, help="Files that are written at once.")] = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print files, bytes and memory.")] = False,
     force: Annotated[bool, typer.Option(help="Replace a folder that no export of ours made.")] = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face model."""
     from megatron_seed.checkpoint.layout import resolve
     from megatron_seed.hf.export import export_hf
+    from megatron_seed.hf.plan import plan_named
 
+    chosen, shard_bytes = dtype.value if dtype else None, int(shard_gb * 1e9)
+    if dry_run:
+        typer.echo(plan_named(checkpoint, chosen, shard_bytes).describe(workers))
+        return
+    if out is None:
+        raise SeedError("hf export: name the folder to make, or give --dry-run")
+    options = {"dtype": chosen, "max_shard_size_bytes": shard_bytes, "workers": workers, "force": force}
     with _bars() as bars:
-        export_hf(resolve(checkpoint), out, dtype=dtype, force=force, progress=bars)
-    typer.echo(f"wrote {out}")
+        report = export_hf(resolve(Path(checkpoint)), out, progress=bars, **options)
+    typer.echo(f"wrote {out}: {report.architecture}, {report.parameters:,} parameters, {report.dtype}")
+    if report.spare_rows:
+        typer.echo(f"{report.spare_rows} rows of the vocabulary have no token in the tokenizer")
 
 
 @hf_app.command("import")
 def import_(
     hf: Annotated[Path, typer.Argument(help="Hugging Face model folder.")],
     out: Annotated[Path, typer.Argument(help="Checkpoint folder to make.")],
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: as in the files.")] = None,
+    vocab_multiple: Annotated[int, typer.Option(min=1, help="Pad the vocabulary to a multiple of this.")] = 128,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files too, tensors alone; nothing in them is run.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Replace a folder that no import of ours made.")] = False,
 ) -> None:
     """Write a Hugging Face model as a checkpoint that any layout loads."""
     from megatron_seed.hf.import_ import import_hf
 
-    import_hf(hf, out)
-    typer.echo(f"wrote {out}")
+    options = {"vocab_multiple": vocab_multiple, "allow_pickle": allow_pickle, "force": force}
+    with _bars() as bars:
+        report = import_hf(hf, out, dtype=dtype.value if dtype else None, progress=bars, **options)
+    typer.echo(f"wrote {out}: {report.architecture}, {report.parameters:,} parameters, {report.dtype}")
+    for name in report.ignored:
+        typer.echo(f"left out {name}: it follows from the rest")
 
 
 @hf_app.command("verify")
@@ -103,6 +137,8 @@ def verify(
     typer.echo(f"{report.tensors} tensors are equal bit for bit (as {report.dtype})")
     for kind, difference in report.logit_difference.items():
         typer.echo(f"logits of the {kind} prompt differ by {difference:.1e} of the largest")
+    for kind, divergence in report.bf16_divergence.items():
+        typer.echo(f"in bf16 the {kind} prompt's predictions are {divergence:.1e} nats per token away")
     typer.echo(f"{report.greedy_tokens} greedy tokens are the same")
 
 

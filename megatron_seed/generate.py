@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from rich.progress import Progress
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
 from megatron_seed.config.schema import LayoutConfig, ModelConfig
 from megatron_seed.errors import SeedError
-from megatron_seed.hf.special import load_tokenizer, read_special_ids
+from megatron_seed.hf.special import load_tokenizer, read_stop_ids
 from megatron_seed.runtime import device
 from megatron_seed.runtime.groups import process_groups
 from tokenizer.encode import Encoder
@@ -66,7 +66,7 @@ class Generator:
         model: torch.nn.Module,
         config: ModelConfig,
         encoder: Encoder | None = None,
-        stop_ids: Sequence[int] = (),
+        stop_ids: Iterable[int] = (),
     ) -> None:
         self.model = model.eval()
         self.config = config
@@ -89,7 +89,7 @@ class Generator:
         """
         checkpoint = Path(checkpoint)
         reader, config = CheckpointReader(checkpoint), read_model_config(checkpoint)
-        stop_ids = read_special_ids(checkpoint, config).stop
+        stop_ids = read_stop_ids(checkpoint, config)
         with contextlib.ExitStack() as resources:
             if not torch.distributed.is_initialized():
                 resources.enter_context(process_groups(LayoutConfig(), seed=0))

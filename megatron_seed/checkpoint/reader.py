@@ -11,12 +11,13 @@ import io
 import json
 import math
 import pickle
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 import yaml
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
 from megatron_seed.checkpoint.pickles import first_line, load_plain, read_metadata
+from megatron_seed.checkpoint.stored import Numbers, find_numbers
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
@@ -88,8 +90,8 @@ class CheckpointReader:
     """The tensors of one checkpoint, whatever the layout it was written from.
 
     `tensors` are the model's, `optimizer_tensors` the optimizer's and `generators` the random generators', each a
-    mapping from key to TensorInfo; `objects` are the keys of everything else. Raises SeedError for what is not a
-    checkpoint, is damaged, or names a class that a checkpoint has no use for.
+    mapping from key to TensorInfo; `objects` are the keys of everything else. Several threads may read at once. Raises
+    SeedError for what is not a checkpoint, is damaged, or names a class that a checkpoint has no use for.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -107,7 +109,9 @@ class CheckpointReader:
         others = (key for key in infos if key not in self.optimizer_tensors and key not in self.generators)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({key: infos[key] for key in others})
         self.objects = frozenset(self._objects)
+        self._numbers: dict[_Chunk, Numbers | None] = {}
         self._last: tuple[_Chunk, torch.Tensor] | None = None
+        self._lock = threading.Lock()
 
     def has(self, key: str) -> bool:
         """There is a tensor of that key."""
@@ -138,15 +142,14 @@ class CheckpointReader:
         wanted = _Box(tuple(offsets), tuple(sizes))
         if len(offsets) != len(shape) or not _Box((0,) * len(shape), shape).contains(wanted):
             raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no {list(sizes)} at {list(offsets)}")
+        overlaps = [(wanted.overlap(chunk.box), chunk) for chunk in self._chunks[key]]
+        parts = [(part, chunk) for part, chunk in overlaps if part is not None]
+        self._check_coverage(key, wanted, [part for part, _ in parts])
+        if len(parts) == 1:
+            return self._read_part(key, *parts[0], dtype).contiguous()
         result = torch.empty(tuple(sizes), dtype=dtype)
-        parts: list[_Box] = []
-        for chunk in self._chunks[key]:
-            part = wanted.overlap(chunk.box)
-            if part is None:
-                continue
-            parts.append(part)
-            result[part.within(wanted)] = self._read_chunk(key, chunk, dtype)[part.within(chunk.box)]
-        self._check_coverage(key, wanted, parts)
+        for part, chunk in parts:
+            result[part.within(wanted)] = self._read_part(key, part, chunk, dtype)
         return result
 
     def read_object(self, key: str) -> Any:
@@ -156,6 +159,28 @@ class CheckpointReader:
             return load_plain(io.BytesIO(self._bytes(key, chunk)))
         except _BROKEN as error:
             raise self._damaged(key, chunk, error) from error
+
+    def _read_part(self, key: str, part: _Box, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of its own, but perhaps not contiguous; no more is read than lies between its first and its last
+        element, unless torch has to read the chunk."""
+        path = self.path / chunk.file
+        try:
+            with path.open("rb", buffering=0) as file:
+                numbers = self._numbers_of(file, chunk)
+                if numbers is not None and (numbers.shape, numbers.dtype) == (chunk.box.sizes, dtype):
+                    starts = [box.start for box in part.within(chunk.box)]
+                    return numbers.read(file, starts, part.sizes)
+        except OSError as error:
+            raise SeedError(f"{path}: cannot read {key}: {error.strerror}") from error
+        except EOFError as error:
+            raise self._damaged(key, chunk, error) from error
+        with self._lock:  # one whole chunk in memory at a time
+            return self._read_chunk(key, chunk, dtype)[part.within(chunk.box)].clone()
+
+    def _numbers_of(self, file: BinaryIO, chunk: _Chunk) -> Numbers | None:
+        if chunk not in self._numbers:
+            self._numbers[chunk] = find_numbers(file, chunk.start, chunk.length)
+        return self._numbers[chunk]
 
     def _read_chunk(self, key: str, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
         # Pieces of one chunk are asked for one after the other.

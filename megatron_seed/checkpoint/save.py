@@ -22,9 +22,9 @@ from megatron_seed.checkpoint import layout, manifest
 from megatron_seed.checkpoint.generators import generator_pieces
 from megatron_seed.checkpoint.pieces import holding, optimizer_step, share_of
 from megatron_seed.checkpoint.state import Progress
+from megatron_seed.checkpoint.table import Record, write_table
 from megatron_seed.checkpoint.write import (
     CONTENT,
-    Record,
     Share,
     Staging,
     Written,
@@ -33,7 +33,6 @@ from megatron_seed.checkpoint.write import (
     move_into_place,
     write_beside,
     write_share,
-    write_table,
 )
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
 from megatron_seed.checkpoint import manifest
 from megatron_seed.checkpoint.manifest import DigestingFile, Entry
-from megatron_seed.checkpoint.pieces import Piece, Shape
+from megatron_seed.checkpoint.pieces import Piece
 from megatron_seed.checkpoint.state import Progress
+from megatron_seed.checkpoint.table import Record
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
@@ -36,19 +27,6 @@ _ALIGNMENT = 64
 # megatron-core's name for the form, by which it loads a checkpoint of ours.
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True,
            "singleton_local_shards": False}  # fmt: skip
-
-
-class Record(NamedTuple):
-    """Where something lies: a box of a tensor, or (shape None) an object."""
-
-    key: str
-    shape: Shape | None
-    dtype: torch.dtype | None
-    offsets: Shape
-    sizes: Shape
-    file: str
-    start: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -135,9 +113,10 @@ def write_beside(folder: Path, recipe: Recipe, progress: Progress, common: Mappi
     """What a reader needs to make sense of the tensors, and a resumed run to go on."""
     state = {**progress.model_dump(mode="json"), "versions": device.versions()}
     backends = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    phase = next((phase for phase in recipe.phases if phase.name == progress.phase), None)
     texts = {
         "recipe.yaml": dump_recipe(recipe),
-        "model.yaml": dump_recipe(recipe.model),
+        "model.yaml": dump_recipe(recipe.model_of(phase) if phase else recipe.model),
         "state.json": json.dumps(state, indent=1),
         "metadata.json": json.dumps(backends | {"common_backend": "torch", "common_backend_version": 1}),
     }
@@ -148,34 +127,6 @@ def write_beside(folder: Path, recipe: Recipe, progress: Progress, common: Mappi
         names = (f"tokenizer/{name}" for name in manifest.list_files(folder / "tokenizer"))
         files |= manifest.digest_files(folder, names)
     return files
-
-
-def write_table(folder: Path, records: Iterable[Record]) -> dict[str, Entry]:
-    """Write `.metadata`, which tells where everything lies."""
-    return {".metadata": manifest.write_bytes(folder / ".metadata", pickle.dumps(_table(records)))}
-
-
-def _table(records: Iterable[Record]) -> Metadata:
-    """Raises SeedError when a tensor is not written whole, and once."""
-    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-    places: dict[MetadataIndex, _StorageInfo] = {}
-    left: dict[str, int] = {}
-    for record in records:
-        index = MetadataIndex(record.key, None if record.shape is None else torch.Size(record.offsets))
-        if index in places:
-            raise SeedError(f"{record.key} at {list(record.offsets)} was written twice")
-        places[index] = _StorageInfo(record.file, record.start, record.length)
-        if record.shape is None:
-            entries[record.key] = BytesStorageMetadata()
-            continue
-        properties = TensorProperties(dtype=record.dtype)
-        entry = entries.setdefault(record.key, TensorStorageMetadata(properties, torch.Size(record.shape), []))
-        entry.chunks.append(ChunkStorageMetadata(torch.Size(record.offsets), torch.Size(record.sizes)))
-        left[record.key] = left.get(record.key, entry.size.numel()) - torch.Size(record.sizes).numel()
-    partly = [key for key, elements in left.items() if elements]
-    if partly:
-        raise SeedError(f"not written whole: {', '.join(partly[:3])}; {left[partly[0]]} elements are missing")
-    return Metadata(entries, storage_data=places)
 
 
 def check_files(folder: Path, files: Mapping[str, Entry]) -> None:

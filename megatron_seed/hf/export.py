@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import split_state_dict_into_shards_factory
 from rich.progress import Progress
-from safetensors.torch import save_file
-from transformers import GenerationConfig
 
-from megatron_seed.checkpoint.manifest import write_manifest
+from megatron_seed.checkpoint.manifest import Entry
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config, read_state
-from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
-from megatron_seed.hf.architectures import architecture_of, to_hf_config
+from megatron_seed.hf.architectures import to_hf_config
 from megatron_seed.hf.card import model_card
-from megatron_seed.hf.mapping import Shape
-from megatron_seed.hf.publish import replacing
-from megatron_seed.hf.slices import DTYPES, Dtype, check_tensors, checkpoint_dtype, hf_shapes, hf_tensors, tracked
-from megatron_seed.hf.special import SpecialIds, read_special_ids
+from megatron_seed.hf.plan import BLOCK_BYTES, SHARD_BYTES, ExportPlan, plan_checkpoint
+from megatron_seed.hf.publish import check_room, replacing, seal
+from megatron_seed.hf.shards import write_shards
+from megatron_seed.hf.slices import Dtype
+from megatron_seed.hf.special import GENERATION_CONFIG, generation_config, read_special_ids, spare_rows
 
+WORKERS = 4
 FORMAT = "megatron_seed.hf_export/1"
 RECORD = "export.json"
 
@@ -42,6 +37,8 @@ class ExportReport:
     parameters: int
     files: tuple[str, ...]
     """The safetensors files."""
+    spare_rows: int = 0
+    """Rows of the vocabulary for which the tokenizer has no token."""
 
 
 def export_hf(
@@ -49,42 +46,43 @@ def export_hf(
     out: Path,
     *,
     dtype: Dtype | None = None,
-    max_shard_size_bytes: int = 4 * 2**30,
+    max_shard_size_bytes: int = SHARD_BYTES,
+    workers: int = WORKERS,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write `out`: safetensors, config.json, generation_config.json, tokenizer files, README.md, export.json.
 
-    Tensors are streamed, one safetensors file in memory at a time. `dtype` None keeps the checkpoint's. Padded
-    vocabulary rows are left out. `out` appears whole or not at all; one that exists is replaced only if it is an
-    earlier export, or with `force`. Raises SeedError for what is not a checkpoint of ours, a wrong shape or a value
-    that does not fit `dtype`.
+    Each of `workers` threads writes a safetensors file, block by block, so that memory does not depend on the model's
+    size. `dtype` None keeps the checkpoint's. Padded vocabulary rows are left out. `out` appears whole or not at all;
+    one that exists is replaced only if it is an earlier export, or with `force`. Raises SeedError for what is not a
+    checkpoint of ours, a wrong shape, a value that does not fit `dtype`, or too small a disk.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    if max_shard_size_bytes <= 0:
-        raise SeedError(f"max_shard_size_bytes {max_shard_size_bytes} is not positive")
+    if workers < 1:
+        raise SeedError(f"workers {workers} is not positive")
     reader, config = CheckpointReader(checkpoint), read_model_config(checkpoint)
-    architecture = architecture_of(config)
-    rows = architecture.rows(config)
-    check_tensors(reader, rows, config)
-    target = DTYPES[dtype] if dtype else checkpoint_dtype(reader, rows)
+    plan = plan_checkpoint(reader, config, dtype, max_shard_size_bytes)
     special = read_special_ids(checkpoint, config)
-    shapes = hf_shapes(rows, config)
+    hf_config = to_hf_config(config, special, plan.dtype)
+    report = ExportReport(
+        out=out,
+        architecture=plan.architecture.name,
+        dtype=str(plan.dtype).removeprefix("torch."),
+        tensors=len(plan.sources),
+        parameters=plan.parameters,
+        files=tuple(plan.files),
+        spare_rows=spare_rows(checkpoint, config),
+    )
     with replacing(out, is_export, force) as work:
-        tensors = tracked(hf_tensors(reader, rows, config, target), len(shapes), "export tensors", progress)
-        report = ExportReport(
-            out=out,
-            architecture=architecture.name,
-            dtype=str(target).removeprefix("torch."),
-            tensors=len(shapes),
-            parameters=sum(map(math.prod, shapes.values())),
-            files=_write_tensors(work, tensors, shapes, target, max_shard_size_bytes),
-        )
-        _write_configs(work, config, special, target)
+        check_room(out, plan.size_bytes)
+        entries = _write_tensors(work, reader, plan, workers, progress)
+        hf_config.save_pretrained(work)
+        generation_config(checkpoint, hf_config).save_pretrained(work)
         _copy_tokenizer(checkpoint / "tokenizer", work)
-        (work / "README.md").write_text(model_card(checkpoint, config, architecture.name), encoding="utf-8")
+        (work / "README.md").write_text(model_card(checkpoint, config, plan.architecture.name), encoding="utf-8")
         _write_record(work, report, checkpoint)
-        write_manifest(work)
+        seal(work, entries)
     return report
 
 
@@ -97,47 +95,38 @@ def is_export(path: Path) -> bool:
 
 
 def _write_tensors(
-    work: Path,
-    tensors: Iterator[tuple[str, torch.Tensor]],
-    shapes: Mapping[str, Shape],
-    dtype: torch.dtype,
-    max_shard_size_bytes: int,
-) -> tuple[str, ...]:
-    plan = split_state_dict_into_shards_factory(
-        dict(shapes),
-        get_storage_size=lambda shape: math.prod(shape) * dtype.itemsize,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_size_bytes,
+    work: Path, reader: CheckpointReader, plan: ExportPlan, workers: int, progress: Progress | None
+) -> dict[str, Entry]:
+    task = progress.add_task("export tensors", total=len(plan.sources)) if progress else None
+    entries = write_shards(
+        work,
+        plan.shards,
+        plan.dtype,
+        lambda name: plan.sources[name].blocks(reader, plan.dtype, BLOCK_BYTES),
+        workers,
+        (lambda: progress.advance(task)) if progress else (lambda: None),
     )
-    pending: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors:
-        file = plan.tensor_to_filename[name]
-        pending.setdefault(file, {})[name] = tensor
-        if len(pending[file]) == len(plan.filename_to_tensors[file]):
-            save_file(pending.pop(file), work / file, metadata={"format": "pt"})
-    if plan.is_sharded:
+    if len(plan.files) > 1:
+        total_size = plan.parameters * plan.dtype.itemsize
         index = {
-            "metadata": {"total_parameters": sum(map(math.prod, shapes.values())), **plan.metadata},
-            "weight_map": dict(sorted(plan.tensor_to_filename.items())),
+            "metadata": {"total_parameters": plan.parameters, "total_size": total_size},
+            "weight_map": {name: file for file, names in sorted(plan.files.items()) for name in names},
         }
+        index["weight_map"] = dict(sorted(index["weight_map"].items()))
         _write_json(work / "model.safetensors.index.json", index)
-    return tuple(plan.filename_to_tensors)
-
-
-def _write_configs(work: Path, config: ModelConfig, special: SpecialIds, dtype: torch.dtype) -> None:
-    hf_config = to_hf_config(config, special, dtype)
-    hf_config.save_pretrained(work)
-    GenerationConfig.from_model_config(hf_config).save_pretrained(work)
+    return entries
 
 
 def _copy_tokenizer(tokenizer: Path, work: Path) -> None:
-    if not tokenizer.is_dir():
-        return
-    for path in sorted(tokenizer.iterdir()):
-        if path.is_file() and path.name not in {"README.md", "manifest.json"}:
-            if (work / path.name).exists():
-                raise SeedError(f"{path}: a tokenizer file cannot have the name of a model file")
-            shutil.copyfile(path, work / path.name)
+    """All its files, those of further chat templates in a folder of theirs included."""
+    for path in sorted(tokenizer.rglob("*")):
+        name = path.relative_to(tokenizer)
+        if not path.is_file() or str(name) in {"README.md", "manifest.json", GENERATION_CONFIG}:
+            continue
+        if (work / name).exists():
+            raise SeedError(f"{path}: a tokenizer file cannot have the name of a model file")
+        (work / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, work / name)
 
 
 def _write_record(work: Path, report: ExportReport, checkpoint: Path) -> None:

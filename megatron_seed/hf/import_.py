@@ -14,17 +14,18 @@ import torch
 from rich.progress import Progress
 from transformers import PreTrainedConfig
 
-from megatron_seed.checkpoint.manifest import write_manifest
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.architectures import read_hf_config, to_model_config
 from megatron_seed.hf.mapping import EMBEDDING, HEAD, Row, Shape, places
-from megatron_seed.hf.publish import replacing
+from megatron_seed.hf.publish import check_room, replacing, seal
 from megatron_seed.hf.slices import DTYPES, Dtype, checkpoint_shape, convert, hf_shapes
+from megatron_seed.hf.special import GENERATION_CONFIG, check_tokenizer
 from megatron_seed.hf.torch_dist import Part, write_torch_dist
 from megatron_seed.hf.weights import HfWeights
 from megatron_seed.runtime import device
+from tokenizer.encode import Encoder
 
 # Buffers that some old exports hold and that the config already determines.
 _DERIVED = ".rotary_emb.inv_freq"
@@ -37,7 +38,9 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "merges.txt",
     "vocab.json",
+    GENERATION_CONFIG,
 )
+_CHAT_TEMPLATES = "additional_chat_templates"
 # Modules of a layer that keep an (empty) extra state in megatron-core's checkpoints.
 _EXTRA_STATES = (
     "self_attention.linear_qkv",
@@ -68,30 +71,35 @@ def import_hf(
     *,
     dtype: Dtype | None = None,
     vocab_multiple: int = 128,
+    allow_pickle: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Write checkpoint `out` (torch_dist files, model.yaml, state.json, tokenizer/, manifest.json) from directory `hf`.
 
     Tensors are streamed, one layer's at a time. `dtype` None keeps the files'. Vocabulary rows are padded with zeros to
-    a multiple of `vocab_multiple`. `out` appears whole or not at all; one that exists is replaced only if it is an
-    earlier import, or with `force`. Raises SeedError for pickled weights, an unknown architecture, and tensors that are
-    missing, extra or of a wrong shape.
+    a multiple of `vocab_multiple`. Of pickled weights, refused unless `allow_pickle`, nothing but tensors is built.
+    `out` appears whole or not at all; one that exists is replaced only if it is an earlier import, or with `force`.
+    Raises SeedError for an unknown architecture, a tokenizer with more ids than the model, too small a disk, and
+    tensors that are missing, extra or of a wrong shape.
     """
     architecture, hf_config = read_hf_config(Path(hf))
     config = to_model_config(architecture, hf_config, vocab_multiple)
     rows = architecture.rows(config)
-    weights = HfWeights(Path(hf))
+    if (Path(hf) / "tokenizer.json").is_file():
+        check_tokenizer(Encoder.load(Path(hf)), config)
+    weights = HfWeights(Path(hf), allow_pickle)
     ignored = _check_names(weights, rows, config)
     target = DTYPES[dtype] if dtype else _common_dtype(weights, hf_shapes(rows, config))
+    shapes = hf_shapes(rows, config)
     with replacing(Path(out), is_import, force) as work:
+        check_room(Path(out), sum(map(math.prod, shapes.values())) * target.itemsize)
         make = _Maker(weights, rows, config, target, progress)
-        write_torch_dist(work, list(_parts(rows, config)), target, make, _extra_states(config))
+        entries = write_torch_dist(work, list(_parts(rows, config)), target, make, _extra_states(config))
         (work / "model.yaml").write_text(dump_recipe(config), encoding="utf-8")
         _write_state(work, Path(hf), hf_config)
         _copy_tokenizer(Path(hf), work / "tokenizer")
-        write_manifest(work)
-    shapes = hf_shapes(rows, config)
+        seal(work, entries)
     return ImportReport(
         out=Path(out),
         architecture=architecture.name,
@@ -137,7 +145,7 @@ def _check_names(weights: HfWeights, rows: Sequence[Row], config: ModelConfig) -
 
 
 def _common_dtype(weights: HfWeights, names: Mapping[str, Shape]) -> torch.dtype:
-    dtypes = {weights.dtype(name) for name in names}
+    dtypes = {weights.dtypes[name] for name in names}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES.values()):
         listed = ", ".join(sorted(map(str, dtypes)))
         raise SeedError(f"{weights.directory}: tensors are {listed}: name the dtype to write ({', '.join(DTYPES)})")
@@ -178,7 +186,8 @@ class _Maker:
         padding = part.sizes[0] - tensor.shape[0]
         if self.progress:
             self.progress.advance(self.task)
-        return torch.cat([tensor, tensor.new_zeros(padding, *tensor.shape[1:])]) if padding else tensor
+        # A copy, for what comes from a file may share its storage with the rest of that file.
+        return torch.cat([tensor, tensor.new_zeros(padding, *tensor.shape[1:])])
 
 
 def _extra_states(config: ModelConfig) -> dict[str, Any]:
@@ -207,3 +216,5 @@ def _copy_tokenizer(hf: Path, target: Path) -> None:
         target.mkdir()
         for path in files:
             shutil.copyfile(path, target / path.name)
+        if (hf / _CHAT_TEMPLATES).is_dir():
+            shutil.copytree(hf / _CHAT_TEMPLATES, target / _CHAT_TEMPLATES)

@@ -24,6 +24,7 @@ class Transform:
     """How one checkpoint tensor splits into Hugging Face tensors, and its exact inverse. Both are pure."""
 
     split: Callable[[torch.Tensor, ModelConfig], Tensors]
+    """Picks rows (entries along the first dimension), whatever is in them: so a part is read by itself."""
     join: Callable[[Sequence[torch.Tensor], ModelConfig], torch.Tensor]
 
 
@@ -53,6 +54,11 @@ class Row:
         parts = self.transform.split(torch.empty(self.shape(config), device="meta"), config)
         return tuple(tuple(part.shape) for part in parts)
 
+    def runs(self, config: ModelConfig) -> tuple[tuple[range, ...], ...]:
+        """For each Hugging Face tensor, the runs of this tensor's rows that make it up."""
+        parts = self.transform.split(torch.arange(self.shape(config)[0]), config)
+        return tuple(tuple(_runs(part.tolist())) for part in parts)
+
 
 def dimensions(config: ModelConfig) -> dict[str, int]:
     """Sizes of the named dimensions."""
@@ -80,6 +86,12 @@ def _join_qkv(parts: Sequence[torch.Tensor], config: ModelConfig) -> torch.Tenso
     rest = parts[0].shape[1:]
     grouped = [part.reshape(config.num_query_groups, -1, config.head_dim, *rest) for part in parts]
     return torch.cat(grouped, dim=1).reshape(-1, *rest)
+
+
+def _runs(rows: Sequence[int]) -> Iterator[range]:
+    starts = [place for place in range(len(rows)) if place == 0 or rows[place] != rows[place - 1] + 1]
+    for start, stop in itertools.pairwise([*starts, len(rows)]):
+        yield range(rows[start], rows[stop - 1] + 1)
 
 
 IDENTITY = Transform(split=lambda tensor, config: (tensor,), join=lambda parts, config: parts[0])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from megatron_seed.checkpoint.manifest import sync_folder
+from megatron_seed.checkpoint.manifest import Entry, digest_files, list_files, sync_folder, write_manifest
 from megatron_seed.errors import SeedError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -18,6 +21,7 @@ def replacing(out: Path, is_ours: Callable[[Path], bool], force: bool) -> Iterat
     """Give a temporary directory beside `out`, to be filled and synced; it becomes `out` when the block ends well.
 
     An `out` that exists is replaced if it is empty, `is_ours(out)` or `force`, and refused with SeedError otherwise.
+    When the disk is full, the SeedError says so, and nothing is left of what was written.
     """
     if out.exists() and not force and not is_ours(out) and not _is_empty(out):
         raise SeedError(f"{out} exists and was not written by this command: choose another directory, or --force")
@@ -29,9 +33,25 @@ def replacing(out: Path, is_ours: Callable[[Path], bool], force: bool) -> Iterat
             _clear(work)
             yield work
             _swap(work, out)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise SeedError(f"{out}: no room left to write it ({error.strerror}); nothing of it is kept") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)  # after a swap there is none
+
+
+def seal(work: Path, known: Mapping[str, Entry]) -> None:
+    """Write the manifest of a finished folder; files whose digest is `known` are not read again."""
+    write_manifest(work, digest_files(work, [name for name in list_files(work) if name not in known]) | dict(known))
+
+
+def check_room(out: Path, size_bytes: int) -> None:
+    """Raise SeedError when the disk of `out`, which need not exist, has less room than that."""
+    parent = next(path for path in out.absolute().parents if path.exists())
+    free = shutil.disk_usage(parent).free
+    if free < size_bytes:
+        raise SeedError(f"{out}: {size_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on that disk")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
-"""A checkpoint's parameters as Hugging Face tensors, one checkpoint slice in memory at a time."""
+"""A checkpoint's parameters as Hugging Face tensors, read block by block."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
@@ -16,6 +18,7 @@ from megatron_seed.hf.mapping import Row, Shape, places
 Dtype = Literal["bf16", "fp16", "fp32"]
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Item = TypeVar("Item")
+_WHOLE = 1 << 62
 
 
 def check_tensors(reader: CheckpointReader, rows: Sequence[Row], config: ModelConfig) -> None:
@@ -50,35 +53,55 @@ def checkpoint_dtype(reader: CheckpointReader, rows: Sequence[Row]) -> torch.dty
     return dtypes.pop()
 
 
-def hf_tensors(
-    reader: CheckpointReader, rows: Sequence[Row], config: ModelConfig, dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor of its own memory) of every Hugging Face tensor, in the order of `hf_shapes`."""
-    for row, layer in places(rows, config):
-        if layer is None:
-            shape = row.shape(config)  # leaves padded vocabulary rows out
-            tensor = reader.read_slice(row.megatron, (0,) * len(shape), shape)
-        else:
-            tensor = reader.read_layer(row.megatron, layer)
-        for name, part in zip(row.hf_names(layer), row.transform.split(tensor, config), strict=True):
-            yield name, convert(part, dtype, name)
+@dataclass(frozen=True)
+class Source:
+    """Where a Hugging Face tensor lies in a checkpoint."""
+
+    name: str
+    shape: Shape
+    """Of the Hugging Face tensor."""
+    key: str
+    layer: int | None
+    runs: tuple[range, ...]
+    """Rows of the checkpoint's tensor, without its layer axis, one after the other."""
+
+    def blocks(self, reader: CheckpointReader, dtype: torch.dtype, block_bytes: int) -> Iterator[torch.Tensor]:
+        """Its rows as contiguous tensors of at most so many bytes (or of one row), converted to `dtype`."""
+        row = self.shape[1:]
+        rows_per_block = max(1, block_bytes // (math.prod(row) * reader.info(self.key).dtype.itemsize))
+        place = () if self.layer is None else (self.layer,)
+        for run in self.runs:
+            for first in run[::rows_per_block]:
+                count = min(rows_per_block, run.stop - first)
+                offsets, sizes = (*place, first, *(0 for _ in row)), (*(1 for _ in place), count, *row)
+                block = reader.read_slice(self.key, offsets, sizes)
+                yield convert(block.view(count, *row), dtype, self.name)
+
+    def read(self, reader: CheckpointReader, dtype: torch.dtype) -> torch.Tensor:
+        """The whole tensor."""
+        return torch.cat(list(self.blocks(reader, dtype, _WHOLE)))
+
+
+def hf_sources(rows: Sequence[Row], config: ModelConfig) -> dict[str, Source]:
+    """Every Hugging Face tensor of a model by name, in the order of `hf_shapes`."""
+    parts = {row.megatron: tuple(zip(row.hf_shapes(config), row.runs(config), strict=True)) for row in rows}
+    return {
+        name: Source(name, shape, row.megatron, layer, runs)
+        for row, layer in places(rows, config)
+        for name, (shape, runs) in zip(row.hf_names(layer), parts[row.megatron], strict=True)
+    }
 
 
 def hf_shapes(rows: Sequence[Row], config: ModelConfig) -> dict[str, Shape]:
     """Shape of every Hugging Face tensor by name."""
-    shapes = {row.megatron: row.hf_shapes(config) for row in rows}
-    return {
-        name: shape
-        for row, layer in places(rows, config)
-        for name, shape in zip(row.hf_names(layer), shapes[row.megatron], strict=True)
-    }
+    return {name: source.shape for name, source in hf_sources(rows, config).items()}
 
 
 def convert(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """A contiguous copy in another dtype; SeedError when finite values would become infinite."""
-    converted = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    """The same values in another dtype, contiguous; SeedError when finite values would become infinite."""
+    converted = tensor.to(dtype).contiguous()
     narrower = torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
-    if narrower and not bool(torch.equal(tensor.isfinite(), converted.isfinite())):
+    if narrower and not converted.isfinite().all() and not torch.equal(tensor.isfinite(), converted.isfinite()):
         raise SeedError(f"{name}: values up to {tensor.abs().max():.3g} do not fit {dtype}; export as bf16 or fp32")
     return converted
 

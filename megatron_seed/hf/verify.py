@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.generate import Generator
 from megatron_seed.hf.architectures import architecture_of, read_hf_config, to_model_config
-from megatron_seed.hf.slices import check_tensors, hf_shapes, hf_tensors, tracked
+from megatron_seed.hf.slices import check_tensors, hf_shapes, hf_sources, tracked
 from megatron_seed.hf.special import load_tokenizer, read_special_ids
 from megatron_seed.hf.weights import HfWeights
 from tokenizer.encode import Encoder
 
 _PLAIN = "def binary_search(items, target):\n    low, high = 0, len(items) - 1\n    while low <= high:\n"
+_CONVERSATION = [{"role": "user", "content": "Write a function that reverses a string."}]
 _PREFIX, _SUFFIX = "def mean(values):\n    total = ", "\n    return total / len(values)\n"
 
 
@@ -35,6 +36,8 @@ class VerifyReport:
     """Compared bit by bit."""
     logit_difference: Mapping[str, float] = field(default_factory=dict)
     """Per kind of prompt: the largest difference of two fp32 logits over the largest logit."""
+    bf16_divergence: Mapping[str, float] = field(default_factory=dict)
+    """Per kind of prompt: mean Kullback-Leibler divergence of transformers in bf16 from us in fp32, nats per token."""
     greedy_tokens: int = 0
     """Chosen alike by both models."""
     problems: tuple[str, ...] = ()
@@ -49,16 +52,19 @@ def verify_hf(
     hf: Path,
     *,
     tolerance: float = 1e-4,
+    bf16_tolerance: float = 0.01,
     random_tokens: int = 64,
     max_new_tokens: int = 32,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Compare config, tokenizer and every tensor; then, if those agree, fp32 logits and greedy tokens of both models.
+    """Compare config, tokenizer and every tensor; then, if those agree, fp32 logits and greedy tokens of both models,
+    and how far transformers in bf16 is from them.
 
     Tensors must be bit-equal to the checkpoint's after conversion to the dtype of the files; the training model
     computes with the same rounded weights. Prompts are random tokens and, where the checkpoint carries a tokenizer,
-    plain code and infilling. `tolerance` is relative to the largest logit. Raises SeedError for what cannot be read.
+    plain code, infilling and, with a chat template, a conversation. `tolerance` is relative to the largest logit,
+    `bf16_tolerance` a divergence in nats per token. Raises SeedError for what cannot be read.
     """
     checkpoint, hf = Path(checkpoint), Path(hf)
     reader, config = CheckpointReader(checkpoint), read_model_config(checkpoint)
@@ -66,7 +72,7 @@ def verify_hf(
     weights = HfWeights(hf)
     problems = [*_config_problems(checkpoint, hf, config), *_tokenizer_problems(checkpoint, hf)]
     problems += _name_problems(weights, config)
-    dtype = weights.dtype(next(iter(weights.shapes)))
+    dtype = next(iter(weights.dtypes.values()), torch.float32)
     compared = 0
     if not problems:
         compared, differing = _compare_tensors(reader, weights, config, dtype, progress)
@@ -78,15 +84,32 @@ def verify_hf(
         model = AutoModelForCausalLM.from_pretrained(
             hf, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
-        prompts = dict(_prompts(generator, random_tokens, seed))
-        differences = {name: _logit_difference(generator, model, ids) for name, ids in prompts.items()}
-        problems += [
+        prompts = dict(_prompts(generator, hf, random_tokens, seed))
+        ours = {name: generator.logits(torch.tensor([ids])).cpu() for name, ids in prompts.items()}
+        differences = {name: _difference(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
+        tokens, differing = _compare_greedy(generator, model, prompts, max_new_tokens)
+        model = model.to(torch.bfloat16)
+        divergences = {name: _divergence(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
+    problems = [
+        *(
             f"logits of the {name} prompt differ by {value:.2e} of the largest, more than {tolerance:.0e}"
             for name, value in differences.items()
             if not value <= tolerance
-        ]
-        tokens, differing = _compare_greedy(generator, model, prompts, max_new_tokens)
-    return VerifyReport(report.dtype, compared, differences, tokens, tuple(problems + differing))
+        ),
+        *differing,
+        *(
+            f"in bf16 the {name} prompt's predictions are {value:.2e} nats per token away, more than {bf16_tolerance}"
+            for name, value in divergences.items()
+            if not value <= bf16_tolerance
+        ),
+    ]
+    return replace(
+        report,
+        logit_difference=differences,
+        bf16_divergence=divergences,
+        greedy_tokens=tokens,
+        problems=tuple(problems),
+    )
 
 
 def _config_problems(checkpoint: Path, hf: Path, config: ModelConfig) -> list[str]:
@@ -130,9 +153,9 @@ def _compare_tensors(
 ) -> tuple[int, list[str]]:
     """How many tensors are bit-equal, and the first that is not."""
     rows = architecture_of(config).rows(config)
-    tensors = hf_tensors(reader, rows, config, dtype)
-    for number, (name, ours) in enumerate(tracked(tensors, len(weights.shapes), "compare tensors", progress)):
-        theirs = weights.read(name)
+    sources = hf_sources(rows, config)
+    for number, source in enumerate(tracked(sources.values(), len(sources), "compare tensors", progress)):
+        name, ours, theirs = source.name, source.read(reader, dtype), weights.read(source.name)
         if theirs.dtype != dtype:
             return number, [f"{name} is {theirs.dtype}, tensors before it {dtype}"]
         if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
@@ -141,7 +164,7 @@ def _compare_tensors(
     return len(weights.shapes), []
 
 
-def _prompts(generator: Generator, random_tokens: int, seed: int) -> Iterator[tuple[str, list[int]]]:
+def _prompts(generator: Generator, hf: Path, random_tokens: int, seed: int) -> Iterator[tuple[str, list[int]]]:
     vocabulary, length = generator.config.vocab_size, generator.config.max_sequence_length
     random = np.random.Generator(np.random.Philox(seed)).integers(0, vocabulary, min(random_tokens, length // 2))
     yield "random", random.tolist()
@@ -152,14 +175,31 @@ def _prompts(generator: Generator, random_tokens: int, seed: int) -> Iterator[tu
     special = encoder.special
     if None not in (special.fim_suffix, special.fim_prefix, special.fim_middle):
         yield "infilling", generator.infilling_prompt(_PREFIX, _SUFFIX)[-(length // 2) :]
+    chat = _chat_prompt(hf)
+    if chat:
+        yield "chat", encoder.encode(chat, markers=True)[: length // 2]
 
 
-def _logit_difference(generator: Generator, model: Any, ids: Sequence[int]) -> float:
-    batch = torch.tensor([ids])
-    ours = generator.logits(batch).cpu()
-    with torch.no_grad():
-        theirs = model(batch).logits.float()
+def _chat_prompt(hf: Path) -> str | None:
+    """A conversation in the model's template, None without one."""
+    tokenizer = AutoTokenizer.from_pretrained(hf, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        return None
+    return tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    return model(torch.tensor([ids])).logits.float()
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _divergence(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    one, other = ours.log_softmax(-1), theirs.log_softmax(-1)
+    return float((one.exp() * (one - other)).sum(-1).mean())
 
 
 def _compare_greedy(

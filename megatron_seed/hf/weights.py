@@ -1,8 +1,9 @@
-"""The tensors of a Hugging Face directory: one safetensors file, or several with an index. Pickles are refused."""
+"""The tensors of a Hugging Face directory: one safetensors file, or several with an index; pickles where allowed."""
 
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,61 +14,107 @@ from safetensors import SafetensorError, safe_open
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.mapping import Shape
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 class HfWeights:
-    """Tensors by name; `shapes` tells what is there without reading it. Raises SeedError for damaged files."""
+    """Tensors by name; `shapes` and `dtypes` tell what is there without reading it.
 
-    def __init__(self, directory: Path) -> None:
+    Pickles are refused unless `allow_pickle`; then only tensors are built from them. SeedError for damaged files.
+    """
+
+    def __init__(self, directory: Path, allow_pickle: bool = False) -> None:
         self.directory = Path(directory)
-        self.shapes: Mapping[str, Shape]
-        self._files: dict[str, str] = {}
+        self._files: dict[str, _Safe | _Pickled] = {}
         shapes: dict[str, Shape] = {}
-        for file in _weight_files(self.directory):
-            with self._open(file) as tensors:
-                for name in tensors.keys():  # noqa: SIM118, safetensors' file is not a mapping
-                    if name in shapes:
-                        raise SeedError(f"{self.directory}: {name} is both in {self._files[name]} and in {file}")
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-                    self._files[name] = file
-        self.shapes = MappingProxyType(shapes)
+        dtypes: dict[str, torch.dtype] = {}
+        for path in _weight_files(self.directory, allow_pickle):
+            file = _Safe(path) if path.suffix == ".safetensors" else _Pickled(path)
+            for name, (shape, dtype) in file.infos().items():
+                if name in shapes:
+                    both = f"{self._files[name].path.name} and in {path.name}"
+                    raise SeedError(f"{self.directory}: {name} is both in {both}")
+                shapes[name], dtypes[name], self._files[name] = shape, dtype, file
+        self.shapes: Mapping[str, Shape] = MappingProxyType(shapes)
+        self.dtypes: Mapping[str, torch.dtype] = MappingProxyType(dtypes)
 
     def read(self, name: str) -> torch.Tensor:
-        with self._open(self._files[name]) as tensors:
+        """A tensor, whole."""
+        return self._files[name].read(name)
+
+
+class _Safe:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def infos(self) -> dict[str, tuple[Shape, torch.dtype]]:
+        with self._open() as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, not a mapping
+            return {name: (tuple(part.get_shape()), _dtype(tensors, name, part)) for name, part in slices.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        with self._open() as tensors:
             return tensors.get_tensor(name)
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Of a tensor, without reading more than one element."""
-        with self._open(self._files[name]) as tensors:
-            rank = len(self.shapes[name])
-            return tensors.get_slice(name)[(slice(0, 1),) * rank].dtype if rank else tensors.get_tensor(name).dtype
-
-    def _open(self, file: str) -> safe_open:
-        path = self.directory / file
+    def _open(self) -> safe_open:
         try:
-            return safe_open(path, framework="pt")
+            return safe_open(self.path, framework="pt")
         except (OSError, SafetensorError) as error:
-            raise SeedError(f"{path}: cannot read it as safetensors: {error}") from error
+            raise SeedError(f"{self.path}: cannot read it as safetensors: {error}") from error
 
 
-def _weight_files(directory: Path) -> list[str]:
+def _dtype(tensors: safe_open, name: str, part: object) -> torch.dtype:
+    """Without reading more than one element."""
+    rank = len(part.get_shape())
+    return part[(slice(0, 1),) * rank].dtype if rank else tensors.get_tensor(name).dtype
+
+
+class _Pickled:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SeedError(f"{path}: cannot read it as tensors alone: {first}") from error
+        if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+            raise SeedError(f"{path}: holds something else than tensors by name")
+        self._tensors: dict[str, torch.Tensor] = tensors
+
+    def infos(self) -> dict[str, tuple[Shape, torch.dtype]]:
+        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+
+def _weight_files(directory: Path, allow_pickle: bool) -> list[Path]:
     if not directory.is_dir():
         raise SeedError(f"{directory}: no such directory")
-    if (directory / _INDEX).is_file():
-        return _indexed_files(directory / _INDEX)
-    if (directory / _SINGLE).is_file():
-        return [_SINGLE]
+    found = _files_named(directory, _SAFE) or (_files_named(directory, _PICKLED) if allow_pickle else [])
+    if found:
+        missing = [path.name for path in found if not path.is_file()]
+        if missing:
+            raise SeedError(f"{directory}: {', '.join(missing)} missing, though the index names it")
+        return found
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    if pickles:
+    if pickles and not allow_pickle:
         raise SeedError(
-            f"{directory}: weights are pickles ({', '.join(pickles)}), which can run code when read; "
-            "convert them to safetensors first"
+            f"{directory}: weights are pickles ({', '.join(pickles)}), made to run code when read; convert them to "
+            "safetensors, or read the tensors alone with --allow-pickle"
         )
-    raise SeedError(f"{directory}: neither {_SINGLE} nor {_INDEX} in it")
+    expected = f"{_SAFE} nor {_SAFE}.index.json" + (f" nor {_PICKLED}" if allow_pickle else "")
+    raise SeedError(f"{directory}: neither {expected} in it")
 
 
-def _indexed_files(index: Path) -> list[str]:
+def _files_named(directory: Path, name: str) -> list[Path]:
+    index = directory / f"{name}.index.json"
+    if index.is_file():
+        return _indexed_files(index)
+    return [directory / name] if (directory / name).is_file() else []
+
+
+def _indexed_files(index: Path) -> list[Path]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
@@ -76,4 +123,4 @@ def _indexed_files(index: Path) -> list[str]:
     outside = [file for file in files if Path(file).name != file]
     if outside:
         raise SeedError(f"{index}: names files outside of the directory: {', '.join(outside)}")
-    return files
+    return [index.with_name(file) for file in files]

@@ -1,20 +1,32 @@
 """What export writes is what transformers would have written, whatever chunks the checkpoint has."""
 
 import json
+import math
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 
 from megatron_seed.checkpoint import manifest
+from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
+from megatron_seed.checkpoint.state import Progress as TrainingProgress
+from megatron_seed.config.load import parse_recipe
 from megatron_seed.config.schema import ModelConfig
+from megatron_seed.data.manifest import read_manifest as read_build_manifest
 from megatron_seed.errors import SeedError
+from megatron_seed.hf.architectures import architecture_of
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
+from megatron_seed.hf.plan import plan_named
+from megatron_seed.hf.slices import hf_sources
+from megatron_seed.hf.special import read_stop_ids
 from tokenizer.special import IDS
 
 HEAD, FC1, QKV = (
@@ -132,6 +144,55 @@ def test_values_that_do_not_fit_are_refused(
     assert export_hf(checkpoint, tmp_path / "out", dtype="bf16").dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("block_bytes", [1, 700, 10_000])
+def test_blocks_put_together_are_the_tensors(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable, block_bytes: int
+) -> None:
+    config = tiny_config.model_copy(update={"qkv_bias": True})
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", config, random_tensors(config), {QKV: 2, FC1: 4})
+    reader = CheckpointReader(checkpoint)
+    for source in hf_sources(architecture_of(config).rows(config), config).values():
+        blocks = list(source.blocks(reader, torch.bfloat16, block_bytes))
+        row_bytes = 4 * math.prod(source.shape[1:])
+        assert max(2 * block.nbytes for block in blocks) <= max(block_bytes, row_bytes)
+        whole = source.read(reader, torch.float32)
+        assert whole.shape == source.shape
+        assert torch.equal(torch.cat(blocks), whole.bfloat16())
+
+
+def test_the_number_of_workers_does_not_matter(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    for workers in (1, 5):
+        export_hf(checkpoint, tmp_path / f"by{workers}", max_shard_size_bytes=20_000, workers=workers)
+    files = [manifest.read_manifest(tmp_path / f"by{workers}") for workers in (1, 5)]
+    assert files[0] == files[1] and len(files[0]) > 10
+    with pytest.raises(SeedError, match="workers 0 is not positive"):
+        export_hf(checkpoint, tmp_path / "out", workers=0)
+
+
+def test_a_plan_is_what_is_written(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    plan = plan_named(str(checkpoint), "bf16", max_shard_size_bytes=30_000)
+    report = export_hf(checkpoint, tmp_path / "out", dtype="bf16", max_shard_size_bytes=30_000)
+    assert plan.sizes == {file: (tmp_path / "out" / file).stat().st_size for file in report.files}
+    assert plan.parameters == report.parameters
+    for file, size in plan.sizes.items():
+        assert f"{file}  {size:,} bytes" in plan.describe(workers=2)
+
+
+def test_a_plan_needs_no_checkpoint_and_memory_does_not_grow_with_the_model() -> None:
+    preset, recipe = plan_named("seed_coder_8b"), plan_named("seed_coder_8b/pretrain")
+    assert preset.sizes == recipe.sizes and preset.parameters == 8_250_462_208
+    assert preset.size_bytes == pytest.approx(2 * preset.parameters, rel=1e-5)
+    assert preset.memory_bytes(4) == plan_named("seed_coder_8b_report").memory_bytes(4) < 2e9
+    with pytest.raises(SeedError, match=r"seed_coder_7b: neither a checkpoint nor a recipe nor one of .*seed_coder_8b"):
+        plan_named("seed_coder_7b")
+
+
 def test_the_tokenizer_goes_along(
     tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable, tokenizer_dir: Path
 ) -> None:
@@ -152,6 +213,68 @@ def test_the_tokenizer_goes_along(
     card = (tmp_path / "with" / "README.md").read_text()
     assert "12,345" in card and "name: my-recipe" in card
     assert manifest.find_damage(tmp_path / "with") is None
+
+
+def test_chat_templates_and_generation_settings_survive_both_ways(
+    hf_model: Callable[..., PreTrainedModel], tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    model = hf_model(eos_token_id=[2, 7])
+    model.generation_config.update(temperature=0.6, do_sample=True, eos_token_id=[2, 9])
+    model.save_pretrained(tmp_path / "theirs")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}?", "tools": "{{ tools | length }}"}
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    import_hf(tmp_path / "theirs", tmp_path / "checkpoint")
+    assert read_stop_ids(tmp_path / "checkpoint", read_model_config(tmp_path / "checkpoint")) == {2, 7, 9}
+    export_hf(tmp_path / "checkpoint", tmp_path / "ours")
+    names = ["config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"]
+    names.append("additional_chat_templates/tools.jinja")
+    for name in names:
+        assert (tmp_path / "ours" / name).read_text() == (tmp_path / "theirs" / name).read_text(), name
+    again = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi?"
+
+
+def test_the_card_tells_what_was_trained_on(
+    tmp_path: Path,
+    tiny_config: ModelConfig,
+    random_tensors: Callable,
+    write_checkpoint: Callable,
+    tiny_recipe: Callable,
+    tiny_builds: dict[str, str],
+) -> None:
+    recipe = yaml.safe_load(tiny_recipe().read_text())
+    second = {**recipe["phases"][0], "name": "second", "tokens": 4096, "fim": 0.5}
+    second["blend"] = [
+        {"name": "here", "builds": tiny_builds["train"], "weight": 3},
+        {"name": "elsewhere", "builds": "/nowhere/build", "weight": 1},
+    ]
+    recipe["phases"].append(second)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    (checkpoint / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (checkpoint / "state.json").write_text(json.dumps({"step": 22, "phase": "second", "phase_tokens": 512}))
+    export_hf(checkpoint, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    tokens = read_build_manifest(tiny_builds["train"]).tokens
+    for row in (
+        "| main | 5,120 | 5,120 | 32 | 8 |",
+        "| second | 512 | 4,096 | 32 | 8 |",
+        f"| second | here | 75.0% | 0.5 | 300 | {tokens:,} |",
+        "| second | elsewhere | 25.0% | 0.5 |  |  |",
+    ):
+        assert row in card, row
+
+
+def test_the_phase_that_a_run_reached_decides_the_rotary_base(tmp_path: Path, tiny_recipe: Callable) -> None:
+    from megatron_seed.checkpoint.write import write_beside
+
+    recipe = yaml.safe_load(tiny_recipe().read_text())
+    recipe["phases"].append({**recipe["phases"][0], "name": "long", "rotary_base": 1e6})
+    resolved = parse_recipe(recipe, "recipe")
+    for phase, base in (("main", 500_000.0), ("long", 1e6)):
+        (tmp_path / phase).mkdir()
+        write_beside(tmp_path / phase, resolved, TrainingProgress(phase=phase), {})
+        assert read_model_config(tmp_path / phase).rotary_base == base
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(
@@ -217,3 +340,51 @@ def test_a_shape_that_transformers_cannot_have_is_refused(
     checkpoint = write_checkpoint(tmp_path / "checkpoint", odd, random_tensors(odd))
     with pytest.raises(SeedError, match="no LlamaForCausalLM has this shape"):
         export_hf(checkpoint, tmp_path / "out")
+
+
+@pytest.fixture
+def limited_file_size() -> Iterator[Callable[[int], None]]:
+    """Makes writing beyond a size fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    tiny_config: ModelConfig,
+    random_tensors: Callable,
+    write_checkpoint: Callable,
+    limited_file_size: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    export_hf(checkpoint, tmp_path / "hf")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+        for convert, source in ((export_hf, checkpoint), (import_hf, tmp_path / "hf")):
+            with pytest.raises(SeedError, match=r"out: 0\.\d GB are needed, 0\.0 GB are free on that disk"):
+                convert(source, tmp_path / "out")
+    limited_file_size(50_000)
+    for convert, source in ((export_hf, checkpoint), (import_hf, tmp_path / "hf")):
+        with pytest.raises(SeedError, match=r"out: no room left to write it \(File too large\); nothing of it is kept"):
+            convert(source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "hf"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_damaged_checkpoint_leaves_what_was_there(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable, damage: str
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    export_hf(checkpoint, tmp_path / "out")
+    (file,) = checkpoint.glob("*.distcp")
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "cut short":
+        file.write_bytes(data[: len(data) // 2])
+    words = {"missing": "cannot read .*: No such file or directory", "cut short": "truncated: .* needs bytes"}[damage]
+    with pytest.raises(SeedError, match=rf"__0_0\.distcp: {words}"):
+        export_hf(checkpoint, tmp_path / "out", max_shard_size_bytes=20_000)
+    assert manifest.find_damage(tmp_path / "out") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]

@@ -1,6 +1,7 @@
 """Hugging Face directories become checkpoints that megatron-core loads; what is not a Llama of ours is refused."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from megatron_seed.checkpoint import manifest
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
-from megatron_seed.config.schema import LayoutConfig
+from megatron_seed.config.schema import LayoutConfig, LinearRope
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
@@ -111,10 +112,80 @@ def test_the_checkpoint_is_whole(hf: Path, tmp_path: Path) -> None:
         import_hf(hf, tmp_path / "out")
 
 
-def test_pickles_are_refused(hf: Path, tmp_path: Path) -> None:
-    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
-    with pytest.raises(SeedError, match=r"weights are pickles \(pytorch_model\.bin\)"):
+def pickled(hf: Path, shards: int = 1) -> None:
+    """Turn the directory's safetensors into the pickles of old."""
+    tensors = load_file(hf / "model.safetensors")
+    (hf / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(tensors, hf / "pytorch_model.bin")
+        return
+    files = {name: f"pytorch_model-{number % shards}.bin" for number, name in enumerate(tensors)}
+    for file in set(files.values()):
+        torch.save({name: tensors[name] for name in files if files[name] == file}, hf / file)
+    (hf / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickles_are_read_only_when_asked_for(hf: Path, tmp_path: Path, shards: int) -> None:
+    import_hf(hf, tmp_path / "from_safetensors")
+    pickled(hf, shards)
+    with pytest.raises(SeedError, match=r"weights are pickles \(pytorch_model.*\.bin\).* --allow-pickle"):
         import_hf(hf, tmp_path / "out")
+    import_hf(hf, tmp_path / "out", allow_pickle=True)
+    digests = [manifest.read_manifest(tmp_path / name)["__0_0.distcp"] for name in ("from_safetensors", "out")]
+    assert digests[0] == digests[1]
+
+
+class Code:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("thing", ["code", "no tensors", "cut short"])
+def test_pickles_of_anything_but_tensors_are_refused(hf: Path, tmp_path: Path, thing: str) -> None:
+    pickled(hf)
+    file, marker = hf / "pytorch_model.bin", tmp_path / "ran"
+    if thing == "cut short":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        torch.save({"lm_head.weight": Code(marker) if thing == "code" else 3}, file)
+    with pytest.raises(SeedError, match=r"pytorch_model\.bin: (cannot read it as tensors alone|holds something else)"):
+        import_hf(hf, tmp_path / "out", allow_pickle=True)
+    assert not marker.exists() and not (tmp_path / "out").exists()
+
+
+def test_shards_that_are_missing_or_cut_short_are_named(
+    hf_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    hf_model().save_pretrained(tmp_path / "hf", max_shard_size=50_000)
+    shard = sorted((tmp_path / "hf").glob("model-*.safetensors"))[1]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-10])
+    with pytest.raises(SeedError, match=rf"{shard.name}: cannot read it as safetensors"):
+        import_hf(tmp_path / "hf", tmp_path / "out")
+    shard.unlink()
+    with pytest.raises(SeedError, match=f"hf: {shard.name} missing, though the index names it"):
+        import_hf(tmp_path / "hf", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(
+    hf_model: Callable[..., PreTrainedModel], tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    hf_model(vocab_size=300).save_pretrained(tmp_path / "hf")
+    shutil.copytree(tokenizer_dir, tmp_path / "hf", dirs_exist_ok=True)
+    with pytest.raises(SeedError, match="383 token ids, but the model has a vocabulary of 300"):
+        import_hf(tmp_path / "hf", tmp_path / "out")
+
+
+def test_the_older_form_of_scaled_positions_is_understood(hf: Path, tmp_path: Path) -> None:
+    scaling = {"type": "linear", "factor": 4.0}
+    edit_config(hf, rope_parameters=None, rope_theta=20_000.0, rope_scaling=scaling)
+    model = import_hf(hf, tmp_path / "out").model
+    assert (model.rotary_base, model.rope_scaling) == (20_000.0, LinearRope(kind="linear", factor=4.0))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from megatron_seed.hf import architectures, mapping
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
 from megatron_seed.hf.verify import verify_hf
@@ -18,8 +20,8 @@ from megatron_seed.hf.verify import verify_hf
 @pytest.fixture
 def checkpoint(hf_model: Callable[..., PreTrainedModel], tokenizer_dir: Path, tmp_path: Path) -> Path:
     hf_model().save_pretrained(tmp_path / "source")
-    for path in tokenizer_dir.iterdir():
-        shutil.copyfile(path, tmp_path / "source" / path.name)
+    shutil.copytree(tokenizer_dir, tmp_path / "source", dirs_exist_ok=True)
+    (tmp_path / "source" / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
     import_hf(tmp_path / "source", tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
@@ -30,8 +32,10 @@ def test_an_export_is_the_same_model(checkpoint: Path, tmp_path: Path, dtype: st
     report = verify_hf(checkpoint, tmp_path / "hf", max_new_tokens=20)
     assert report.ok, report.problems
     assert report.tensors == 30
-    assert set(report.logit_difference) == {"random", "plain", "infilling"}
-    assert 40 < report.greedy_tokens <= 60
+    assert set(report.logit_difference) == {"random", "plain", "infilling", "chat"}
+    assert 60 < report.greedy_tokens <= 80
+    assert report.bf16_divergence.keys() == report.logit_difference.keys()
+    assert all(0 < divergence < 1e-3 for divergence in report.bf16_divergence.values())
 
 
 def test_one_changed_bit_is_found(checkpoint: Path, tmp_path: Path) -> None:
@@ -41,6 +45,50 @@ def test_one_changed_bit_is_found(checkpoint: Path, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
     report = verify_hf(checkpoint, tmp_path / "hf")
     assert report.problems == ("model.layers.1.mlp.up_proj.weight differs from the checkpoint in 1 of 3840 elements",)
+
+
+def swap_gate_and_up(tensors: dict[str, torch.Tensor]) -> str:
+    names = [f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up")]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+    return names[0]
+
+
+def take_the_other_key_group(tensors: dict[str, torch.Tensor]) -> str:
+    """The second of two key-value groups in the place of the first, as when groups are cut at the wrong rows."""
+    name = "model.layers.2.self_attn.k_proj.weight"
+    tensors[name][:16] = tensors[name][16:]
+    return name
+
+
+@pytest.mark.parametrize("mistake", [swap_gate_and_up, take_the_other_key_group])
+def test_mistakes_of_packing_are_found_by_the_first_tensor(checkpoint: Path, tmp_path: Path, mistake: Callable) -> None:
+    export_hf(checkpoint, tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    name = mistake(tensors)
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    (problem,) = verify_hf(checkpoint, tmp_path / "hf").problems
+    assert problem.startswith(f"{name} differs from the checkpoint in ")
+
+
+def test_a_wrong_packing_on_both_sides_is_found_by_what_the_models_compute(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export and the comparison of tensors share the mapping; logits do not."""
+    swapped = mapping.Transform(split=lambda tensor, config: tensor.chunk(2)[::-1], join=mapping.GATE_UP.join)
+    rows = tuple(
+        replace(row, transform=swapped) if row.transform is mapping.GATE_UP else row for row in mapping.LLAMA_LAYER
+    )
+    monkeypatch.setattr(architectures, "ARCHITECTURES", (replace(architectures.LLAMA, layer_rows=rows),))
+    export_hf(checkpoint, tmp_path / "hf")
+    report = verify_hf(checkpoint, tmp_path / "hf", max_new_tokens=2)
+    assert report.tensors == 30
+    assert any(problem.startswith("logits of the random prompt differ") for problem in report.problems)
+
+
+def test_a_bound_on_bf16_holds_or_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    export_hf(checkpoint, tmp_path / "hf", dtype="bf16")
+    (first, *_) = verify_hf(checkpoint, tmp_path / "hf", bf16_tolerance=1e-9, max_new_tokens=2).problems
+    assert first.startswith("in bf16 the random prompt's predictions are ")
 
 
 @pytest.mark.parametrize(
