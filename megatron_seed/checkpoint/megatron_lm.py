@@ -11,16 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from megatron_seed.checkpoint.pickles import read_common
 from megatron_seed.checkpoint.reader import CheckpointReader, Shape, TensorInfo
 from megatron_seed.checkpoint.state import Progress
-from megatron_seed.config.schema import ModelConfig
+from megatron_seed.config.schema import Llama3Rope, ModelConfig
 from megatron_seed.errors import SeedError
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -33,12 +34,9 @@ _SAME = MappingProxyType(
         "position_embedding_type": "rope",
         "rotary_percent": 1.0,
         "add_bias_linear": False,
-        "add_qkv_bias": False,
         "rotary_interleaved": False,
-        "use_rope_scaling": False,
         "apply_layernorm_1p": False,
         "apply_residual_connection_post_layernorm": False,
-        "qk_layernorm": False,
         "multi_latent_attention": False,
         "num_experts": None,
         "mtp_num_layers": None,
@@ -176,6 +174,9 @@ def _check_same(path: Path, args: Namespace, model: ModelConfig) -> None:
         "head_dim": said.get("kv_channels"),
         "norm_epsilon": said.get("norm_epsilon") or said.get("layernorm_epsilon"),
         "tied_embeddings": not said.get("untie_embeddings_and_output_weights"),
+        "qkv_bias": bool(said.get("add_qkv_bias")),
+        "qk_norm": bool(said.get("qk_layernorm")),
+        "rope_scaling": _rope_scaling(said),
     }
     ours = {name: getattr(model, name) for name in theirs} | _SAME
     theirs |= {name: said.get(name, None if name in _NEEDED else value) for name, value in _SAME.items()}
@@ -185,6 +186,19 @@ def _check_same(path: Path, args: Namespace, model: ModelConfig) -> None:
         different.append(f"a vocabulary of {size} (padded {padded}) instead of {model.vocab_size}")
     if different:
         raise SeedError(f"{path} is of another model ({', '.join(different)})")
+
+
+def _rope_scaling(said: Mapping[str, Any]) -> Llama3Rope | None:
+    """Megatron-LM knows Llama 3.1's alone, and of its numbers only the factor can be set."""
+    if not said.get("use_rope_scaling"):
+        return None
+    return Llama3Rope(
+        kind="llama3",
+        factor=said.get("rope_scaling_factor") or 8.0,
+        low_frequency_factor=1.0,
+        high_frequency_factor=4.0,
+        original_max_sequence_length=8192,
+    )
 
 
 def remarks(checkpoint: MegatronLmCheckpoint, model: ModelConfig) -> list[str]:

@@ -20,7 +20,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.checkpoint import layout, manifest
 from megatron_seed.checkpoint.generators import generator_pieces
-from megatron_seed.checkpoint.pieces import holding, optimizer_step, share_of
+from megatron_seed.checkpoint.pieces import Holding, Piece, holding, optimizer_step, share_of
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.checkpoint.table import Record, write_table
 from megatron_seed.checkpoint.write import (
@@ -39,6 +39,7 @@ from megatron_seed.errors import SeedError
 from megatron_seed.optim import build as optim
 from megatron_seed.optim.build import whole_parameters
 from megatron_seed.runtime.groups import Groups
+from megatron_seed.runtime.priority import lower_priority
 
 ATTEMPTS = 2
 
@@ -94,6 +95,11 @@ class Saver:
         self._staging = Staging()
         self._save: _Save | None = None
 
+    def reserve(self) -> None:
+        """Take the memory that a save needs; call it before the first step."""
+        if self.recipe.checkpoint.asynchronous:
+            self._staging.reserve(self._pieces(holding(self.models, self.optimizer)))
+
     def save(self, progress: Progress) -> None:
         """Begin a save, after the one under way. When it returns, training may change what is being saved."""
         self.finish()
@@ -128,11 +134,15 @@ class Saver:
             self._save.job.wait()
             self.poll()
 
+    def _pieces(self, held: Holding) -> list[Piece]:
+        """Those that this rank writes."""
+        rank, replicas = dist.get_rank(self.groups.data_group), dist.get_world_size(self.groups.data_group)
+        return [*share_of(held.pieces, rank, replicas), *generator_pieces()]
+
     def _share(self, private: bool) -> Share:
         """What this rank writes; a private copy, unless it is written at once."""
         held = holding(self.models, self.optimizer)
-        rank, replicas = dist.get_rank(self.groups.data_group), dist.get_world_size(self.groups.data_group)
-        pieces = [*share_of(held.pieces, rank, replicas), *generator_pieces()]
+        pieces = self._pieces(held)
         objects = {extra.key: as_bytes([extra.value]) for extra in held.extra_states if not extra.spare}
         return Share(self._staging.copy(pieces) if private else pieces, objects)
 
@@ -236,7 +246,7 @@ class _Job:
         self.work = work
         self.result: Any = None
         self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="save") if background else None
+        self._thread = threading.Thread(target=self._run_behind, name="save") if background else None
         if self._thread:
             self._thread.start()
         else:
@@ -249,6 +259,10 @@ class _Job:
     def wait(self) -> None:
         if self._thread:
             self._thread.join()
+
+    def _run_behind(self) -> None:
+        lower_priority()
+        self._run()
 
     def _run(self) -> None:
         try:

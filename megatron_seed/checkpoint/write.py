@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
 from megatron_seed.runtime import device
+from megatron_seed.runtime.priority import lower_priority
 
 _ALIGNMENT = 64
 # megatron-core's name for the form, by which it loads a checkpoint of ours.
@@ -53,26 +54,60 @@ class Staging:
 
     def __init__(self) -> None:
         self._room = torch.empty(0, dtype=torch.uint8)
+        self._touching: threading.Thread | None = None
+
+    def reserve(self, pieces: Sequence[Piece]) -> None:
+        """Have the room for these from now on: where there is too little memory, it shows before any work is lost."""
+        size = sum(_room_of(piece) for piece in _distinct(pieces).values())
+        if self._room.numel() == size:
+            return
+        self._room = torch.empty(0, dtype=torch.uint8)
+        self._room = torch.empty(size, dtype=torch.uint8, pin_memory=device.has_gpu())
+        if not device.has_gpu():
+            # The system hands out memory where it is first written to; the first save need not wait for that.
+            self._touching = threading.Thread(target=_touch, args=(self._room,), name="touch")
+            self._touching.start()
 
     def copy(self, pieces: Sequence[Piece]) -> list[Piece]:
         """The pieces as they are now, in memory that nothing else writes to until the next call."""
-        starts, size = [], 0
-        for piece in pieces:
-            starts.append(size)
-            size += -(-piece.size_bytes // _ALIGNMENT) * _ALIGNMENT
-        if self._room.numel() != size:
-            self._room = torch.empty(0, dtype=torch.uint8)
-            self._room = torch.empty(size, dtype=torch.uint8, pin_memory=device.has_gpu())
-        copies = [self._copy(piece, start) for piece, start in zip(pieces, starts, strict=True)]
+        self.reserve(pieces)
+        if self._touching is not None:
+            self._touching.join()
+            self._touching = None
+        distinct, start, copies = _distinct(pieces), 0, {}
+        for identity, piece in distinct.items():
+            copies[identity] = self._copy(piece, start)
+            start += _room_of(piece)
         device.synchronize()
-        return copies
+        return [replace(piece, tensor=copies[_identity(piece)]) for piece in pieces]
 
-    def _copy(self, piece: Piece, start: int) -> Piece:
+    def _copy(self, piece: Piece, start: int) -> torch.Tensor:
         # A storage of its own for each: torch.save writes the whole storage of what it is given.
         own = torch.from_numpy(self._room.numpy()[start : start + piece.size_bytes])
         tensor = own.view(piece.tensor.dtype).view(piece.tensor.shape)
-        tensor.copy_(piece.tensor, non_blocking=True)
-        return Piece(piece.key, piece.shape, piece.offsets, tensor)
+        return tensor.copy_(piece.tensor, non_blocking=True)
+
+
+def _distinct(pieces: Sequence[Piece]) -> dict[tuple, Piece]:
+    """In fp32 the optimizer works on the model's own parameters: what is the same memory is copied and written once."""
+    return {_identity(piece): piece for piece in pieces}
+
+
+def _identity(piece: Piece) -> tuple:
+    return piece.tensor.data_ptr(), piece.tensor.shape, piece.tensor.dtype
+
+
+def _room_of(piece: Piece) -> int:
+    return -(-piece.size_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _touch(room: torch.Tensor) -> None:
+    lower_priority()
+    memory = room.numpy()
+    for start in range(0, len(memory), 1 << 20):
+        if not threading.main_thread().is_alive():
+            return
+        memory[start : start + (1 << 20)] = 0
 
 
 def write_share(folder: Path, rank: int, share: Share) -> Written:
@@ -80,21 +115,33 @@ def write_share(folder: Path, rank: int, share: Share) -> Written:
     if not share.pieces and not share.objects:
         return Written([], {})
     name, records = f"__{rank}_0.distcp", []
+    written: dict[tuple, tuple[int, int]] = {}
     with DigestingFile(folder / name) as file:
         for piece in share.pieces:
             if not threading.main_thread().is_alive():  # the run has ended with an error, and waits for this thread
                 raise SeedError("the run ended")
-            start = file.tell()
-            torch.save(_alone(piece.tensor), file)
-            records.append(
-                Record(piece.key, piece.shape, piece.tensor.dtype, piece.offsets, tuple(piece.tensor.shape), name,
-                       start, file.tell() - start)
-            )  # fmt: skip
+            if _identity(piece) not in written:
+                start = file.tell()
+                _save_without_crc(_alone(piece.tensor), file)
+                written[_identity(piece)] = start, file.tell() - start
+            sizes, dtype = tuple(piece.tensor.shape), piece.tensor.dtype
+            place = name, *written[_identity(piece)]
+            records.append(Record(piece.key, piece.shape, dtype, piece.offsets, sizes, *place))
         for key, data in share.objects.items():
             records.append(Record(key, None, None, (), (), name, file.tell(), len(data)))
             file.write(data)
     manifest.sync_folder(folder)
     return Written(records, {name: file.entry})
+
+
+def _save_without_crc(tensor: torch.Tensor, file: DigestingFile) -> None:
+    """torch.save; its CRC-32, which no reader of torch looks at, takes as long as the SHA-256 of the file."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tensor, file)
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:

@@ -27,8 +27,14 @@ MODEL = {
     ("their_processes", "distributed_optimizer", "our_processes", "our_layout"),
     [
         (1, True, 1, {}),
-        (1, False, 2, {}),
-        (2, True, 2, {"tensor_parallel": 2, "sequence_parallel": True, "distributed_optimizer": False}),
+        pytest.param(1, False, 2, {}, marks=pytest.mark.slow),
+        pytest.param(
+            2,
+            True,
+            2,
+            {"tensor_parallel": 2, "sequence_parallel": True, "distributed_optimizer": False},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["one process", "plain optimizer to DP2", "TP2 to TP2+SP, another padding"],
 )

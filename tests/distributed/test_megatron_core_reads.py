@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from megatron_seed.checkpoint.layout import finished
@@ -15,9 +16,11 @@ from megatron_seed.runtime.groups import process_groups
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
-def test_what_two_replicas_wrote_in_pieces(tiny_recipe: Callable[..., Path], start: Callable) -> None:
-    recipe_path = tiny_recipe("two")
-    start("-m", "megatron_seed.train", recipe_path, "phases.0.tokens=768", processes=2)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_what_was_written_once_or_in_pieces(replicas: int, tiny_recipe: Callable[..., Path], start: Callable) -> None:
+    """One replica writes fp32 parameters once for model and optimizer; two write parts that follow no grid."""
+    recipe_path = tiny_recipe("ours")
+    start("-m", "megatron_seed.train", recipe_path, "phases.0.tokens=768", processes=replicas)
     (checkpoint,) = finished(recipe_path.with_suffix(""))
     recipe = load_recipe(recipe_path)
     with process_groups(LayoutConfig(), seed=0):

@@ -21,6 +21,7 @@ class SaveHook(Hook):
 
     def start(self, progress: Progress) -> None:
         self._on_disk = progress
+        self.saver.reserve()
 
     def after_step(self, record: StepRecord) -> None:
         self.saver.poll()

@@ -87,6 +87,8 @@ def test_where_the_run_stood(tmp_path: Path) -> None:
         ({"untie_embeddings_and_output_weights": False}, "tied_embeddings True instead of False"),
         ({"normalization": "LayerNorm"}, "normalization LayerNorm instead of RMSNorm"),
         ({"add_bias_linear": True}, "add_bias_linear True instead of False"),
+        ({"add_qkv_bias": True}, "qkv_bias True instead of False"),
+        ({"use_rope_scaling": True, "rope_scaling_factor": 4.0}, "rope_scaling kind='llama3' factor=4.0"),
         ({"num_experts": 8}, "num_experts 8 instead of None"),
         ({"vocab_size": 99}, r"a vocabulary of 99 \(padded 256\) instead of 100"),
     ],
