@@ -12,9 +12,10 @@ import json
 import math
 import pickle
 import threading
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
@@ -55,6 +56,10 @@ class _Box:
     def volume(self) -> int:
         return math.prod(self.sizes)
 
+    @property
+    def stops(self) -> Shape:
+        return tuple(offset + size for offset, size in zip(self.offsets, self.sizes, strict=True))
+
     def contains(self, other: _Box) -> bool:
         return other.volume == 0 or self.overlap(other) == other
 
@@ -84,6 +89,29 @@ class _Chunk:
     file: str
     start: int
     length: int
+
+
+class _Chunks:
+    """A tensor's chunks, found by where they lie along its first dimension."""
+
+    def __init__(self, chunks: Iterable[_Chunk]) -> None:
+        self._sorted = sorted(chunks, key=lambda chunk: chunk.box.offsets)
+        self._starts = [chunk.box.offsets[:1] for chunk in self._sorted]
+        # Of the chunks up to each: where the furthest of them ends.
+        self._ends = list(accumulate((chunk.box.stops[:1] for chunk in self._sorted), max))
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        return iter(self._sorted)
+
+    def over(self, wanted: _Box) -> Iterator[tuple[_Box, _Chunk]]:
+        """Each chunk that has something of a box, and what."""
+        first, last = 0, len(self._sorted)
+        if wanted.offsets:
+            first, last = bisect_right(self._ends, wanted.offsets[:1]), bisect_left(self._starts, wanted.stops[:1])
+        for chunk in self._sorted[first:last]:
+            part = wanted.overlap(chunk.box)
+            if part is not None:
+                yield part, chunk
 
 
 class CheckpointReader:
@@ -142,8 +170,7 @@ class CheckpointReader:
         wanted = _Box(tuple(offsets), tuple(sizes))
         if len(offsets) != len(shape) or not _Box((0,) * len(shape), shape).contains(wanted):
             raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no {list(sizes)} at {list(offsets)}")
-        overlaps = [(wanted.overlap(chunk.box), chunk) for chunk in self._chunks[key]]
-        parts = [(part, chunk) for part, chunk in overlaps if part is not None]
+        parts = list(self._chunks[key].over(wanted))
         self._check_coverage(key, wanted, [part for part, _ in parts])
         if len(parts) == 1:
             return self._read_part(key, *parts[0], dtype).contiguous()
@@ -163,9 +190,9 @@ class CheckpointReader:
     def _read_part(self, key: str, part: _Box, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
         """A tensor of its own, but perhaps not contiguous; no more is read than lies between its first and its last
         element, unless torch has to read the chunk."""
-        path = self.path / chunk.file
+        path = f"{self.path}/{chunk.file}"
         try:
-            with path.open("rb", buffering=0) as file:
+            with open(path, "rb", buffering=0) as file:
                 numbers = self._numbers_of(file, chunk)
                 if numbers is not None and (numbers.shape, numbers.dtype) == (chunk.box.sizes, dtype):
                     starts = [box.start for box in part.within(chunk.box)]
@@ -273,7 +300,7 @@ def _index_objects(metadata: Metadata) -> dict[str, _Chunk]:
     return {key: _chunk(key, (), (), places[key]) for key in keys}
 
 
-def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, list[_Chunk]]]:
+def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, _Chunks]]:
     """Infos and chunks by tensor key. Raises the errors of Python for records that are not what they must be."""
     infos = {
         key: TensorInfo(tuple(entry.size), entry.properties.dtype)
@@ -288,7 +315,7 @@ def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, list[_C
     chunks = {}
     for key in infos:
         boxes = {tuple(chunk.offsets): tuple(chunk.sizes) for chunk in metadata.state_dict_metadata[key].chunks}
-        chunks[key] = [_chunk(key, offsets, sizes, places[key, offsets]) for offsets, sizes in boxes.items()]
+        chunks[key] = _Chunks(_chunk(key, *box, places[key, box[0]]) for box in boxes.items())
     return infos, chunks
 
 

@@ -6,10 +6,11 @@ Format: the header's length as 8 bytes, a JSON header of dtypes, shapes and offs
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import MappingProxyType
@@ -50,7 +51,7 @@ def write_shards(
                 written()
         return target.entry
 
-    with ThreadPoolExecutor(workers) as pool:
+    with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
         files = {pool.submit(write, file): file for file in shards}
         try:
             return {files[future]: future.result() for future in as_completed(files)}
@@ -58,6 +59,17 @@ def write_shards(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Threads that start inside compute alone: torch's own threads would wait for each other at every small block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def header_bytes(tensors: Mapping[str, Shape], dtype: torch.dtype) -> int:

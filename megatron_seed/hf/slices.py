@@ -65,6 +65,10 @@ class Source:
     runs: tuple[range, ...]
     """Rows of the checkpoint's tensor, without its layer axis, one after the other."""
 
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
     def blocks(self, reader: CheckpointReader, dtype: torch.dtype, block_bytes: int) -> Iterator[torch.Tensor]:
         """Its rows as contiguous tensors of at most so many bytes (or of one row), converted to `dtype`."""
         row = self.shape[1:]
