@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from megatron_seed.config.presets import PRESETS
-from megatron_seed.config.schema import LayoutConfig, ModelConfig
+from megatron_seed.config.schema import LayoutConfig, ModelConfig, YarnRope
 from megatron_seed.runtime import device
 from megatron_seed.runtime.groups import process_groups
 
@@ -32,10 +32,10 @@ def groups() -> Iterator[None]:
         yield
 
 
-def build(spec: str, **compute: Any) -> torch.nn.Module:
+def build(spec: str, config: ModelConfig = CONFIG, **compute: Any) -> torch.nn.Module:
     from megatron_seed.model.build import Compute, build_model
 
-    return build_model(CONFIG, LayoutConfig(), Compute(**{"precision": "bf16", **compute}), seed=1, spec=spec)[0]
+    return build_model(config, LayoutConfig(), Compute(**{"precision": "bf16", **compute}), seed=1, spec=spec)[0]
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -75,10 +75,21 @@ def test_transformer_engine_agrees_with_sdpa() -> None:
         assert relative(gradient, expected_gradients[name]) < 0.05, name
 
 
-def test_logits_agree_in_fp32() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qkv_bias": True},
+        {"qk_norm": True},
+        {"rope_scaling": YarnRope(kind="yarn", factor=4.0, original_max_sequence_length=128)},
+    ],
+    ids=["llama", "qwen2", "qwen3", "yarn"],
+)
+def test_logits_agree_in_fp32(changes: dict[str, Any]) -> None:
+    config = CONFIG.model_copy(update=changes)
     with groups(), torch.no_grad():
         tokens, _, positions = batch()
-        one, other = (build(spec, precision="fp32")(tokens, positions, None) for spec in ("te", "sdpa"))
+        one, other = (build(spec, config, precision="fp32")(tokens, positions, None) for spec in ("te", "sdpa"))
     assert relative(one, other) < 5e-3  # TransformerEngine multiplies in TF32
 
 

@@ -78,6 +78,25 @@ def test_megatron_core_loads_it_and_computes_the_same(
     assert not logits[..., report.model.vocab_size :].any(), "padded rows are zeros"
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_megatron_cores_own_reader_loads_it(
+    hf_model: Callable[..., PreTrainedModel], tmp_path: Path, groups: Groups, kind: str
+) -> None:
+    from megatron.core import dist_checkpointing
+
+    from megatron_seed.generate import load_weights
+    from megatron_seed.model.build import build_model
+
+    hf_model(kind).save_pretrained(tmp_path / "hf")
+    model = import_hf(tmp_path / "hf", tmp_path / "checkpoint").model
+    (one,), (other,) = (build_model(model, LayoutConfig(), "fp32", seed=seed) for seed in (1, 2))
+    load_weights(one, CheckpointReader(tmp_path / "checkpoint"))
+    loaded = dist_checkpointing.load({"model": other.sharded_state_dict()}, str(tmp_path / "checkpoint"))
+    other.load_state_dict(loaded["model"])
+    pairs = zip(one.named_parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for (_, ours), theirs in pairs)
+
+
 def test_a_checkpoint_of_megatron_core_exports_to_what_it_computes(tmp_path: Path, groups: Groups, tiny_config) -> None:
     from megatron.core import dist_checkpointing
 

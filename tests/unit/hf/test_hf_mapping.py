@@ -1,6 +1,7 @@
 """The rows cover transformers' models exactly, and packing is undone exactly."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
+from megatron_seed.config.presets import PRESETS
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.architectures import ARCHITECTURES, architecture_of, to_model_config
-from megatron_seed.hf.mapping import GATE_UP, QKV
+from megatron_seed.hf.mapping import GATE_UP, QKV, rows_of
 from megatron_seed.hf.slices import hf_shapes
 from megatron_seed.model.arithmetic import parameter_count
+
+UNTIED = ModelConfig(**PRESETS["seed_coder_tiny"])
 
 
 @st.composite
@@ -81,3 +85,11 @@ def test_a_model_without_an_architecture_is_refused(tiny_config: ModelConfig) ->
     both = tiny_config.model_copy(update={"qkv_bias": True, "qk_norm": True})
     with pytest.raises(SeedError, match="no Hugging Face architecture known here has qkv_bias True, qk_norm True"):
         architecture_of(both)
+
+
+def test_the_page_has_every_row() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+    for row in {row for architecture in ARCHITECTURES for row in rows_of(architecture.layer_rows, UNTIED)}:
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{row.megatron}` |"))
+        kind = row.hf[0].removeprefix("model.layers.{layer}.").replace("q_proj", "{q,k,v}_proj")
+        assert f"| `{kind.replace('gate_proj', '{gate,up}_proj')}` |" in line
