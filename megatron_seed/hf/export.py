@@ -107,12 +107,9 @@ def _write_tensors(
         (lambda: progress.advance(task)) if progress else (lambda: None),
     )
     if len(plan.files) > 1:
-        total_size = plan.parameters * plan.dtype.itemsize
-        index = {
-            "metadata": {"total_parameters": plan.parameters, "total_size": total_size},
-            "weight_map": {name: file for file, names in sorted(plan.files.items()) for name in names},
-        }
-        index["weight_map"] = dict(sorted(index["weight_map"].items()))
+        weight_map = {name: file for file, names in plan.files.items() for name in names}
+        sizes = {"total_parameters": plan.parameters, "total_size": plan.parameters * plan.dtype.itemsize}
+        index = {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(work / "model.safetensors.index.json", index)
     return entries
 

@@ -73,35 +73,43 @@ def verify_hf(
     problems = [*_config_problems(checkpoint, hf, config), *_tokenizer_problems(checkpoint, hf)]
     problems += _name_problems(weights, config)
     dtype = next(iter(weights.dtypes.values()), torch.float32)
-    compared = 0
+    report = VerifyReport(str(dtype).removeprefix("torch."), 0, problems=tuple(problems))
     if not problems:
         compared, differing = _compare_tensors(reader, weights, config, dtype, progress)
-        problems += differing
-    report = VerifyReport(str(dtype).removeprefix("torch."), compared, problems=tuple(problems))
-    if problems:
+        report = replace(report, tensors=compared, problems=tuple(differing))
+    if report.problems:
         return report
     with Generator.load(checkpoint, precision="fp32", weights_as=dtype) as generator:
-        model = AutoModelForCausalLM.from_pretrained(
-            hf, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
         prompts = dict(_prompts(generator, hf, random_tokens, seed))
-        ours = {name: generator.logits(torch.tensor([ids])).cpu() for name, ids in prompts.items()}
-        differences = {name: _difference(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
-        tokens, differing = _compare_greedy(generator, model, prompts, max_new_tokens)
-        model = model.to(torch.bfloat16)
-        divergences = {name: _divergence(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
+        return _compare_models(report, generator, hf, prompts, tolerance, bf16_tolerance, max_new_tokens)
+
+
+def _compare_models(
+    report: VerifyReport,
+    generator: Generator,
+    hf: Path,
+    prompts: Mapping[str, list[int]],
+    tolerance: float,
+    bf16_tolerance: float,
+    max_new_tokens: int,
+) -> VerifyReport:
+    ours = {name: generator.logits(torch.tensor([ids])).cpu() for name, ids in prompts.items()}
+    model = _load(hf, torch.float32)
+    differences = {name: _difference(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
+    tokens, differing = _compare_greedy(generator, model, prompts, max_new_tokens)
+    del model
+    model = _load(hf, torch.bfloat16)
+    divergences = {name: _divergence(ours[name], _logits(model, ids)) for name, ids in prompts.items()}
     problems = [
-        *(
-            f"logits of the {name} prompt differ by {value:.2e} of the largest, more than {tolerance:.0e}"
-            for name, value in differences.items()
-            if not value <= tolerance
-        ),
-        *differing,
-        *(
-            f"in bf16 the {name} prompt's predictions are {value:.2e} nats per token away, more than {bf16_tolerance}"
-            for name, value in divergences.items()
-            if not value <= bf16_tolerance
-        ),
+        f"logits of the {name} prompt differ by {value:.2e} of the largest, more than {tolerance:.0e}"
+        for name, value in differences.items()
+        if not value <= tolerance
+    ]
+    problems += differing
+    problems += [
+        f"in bf16 the {name} prompt's predictions are {value:.2e} nats per token away, more than {bf16_tolerance}"
+        for name, value in divergences.items()
+        if not value <= bf16_tolerance
     ]
     return replace(
         report,
@@ -109,6 +117,12 @@ def verify_hf(
         bf16_divergence=divergences,
         greedy_tokens=tokens,
         problems=tuple(problems),
+    )
+
+
+def _load(hf: Path, dtype: torch.dtype) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        hf, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
 
 
