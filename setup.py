@@ -11,6 +11,8 @@ DATA = [
     "duckdb",
     "pyarrow",
     "pygit2",
+    "tree-sitter>=0.25",
+    "tree-sitter-language-pack>=0.13,<1",  # from 1.0 on grammars are fetched from the network when first used
     "zstandard",
 ]
 
@@ -22,7 +24,11 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
-    package_data={"launch": ["report/*.j2", "report/*.css", "compare/*.j2", "compare/*.css"], "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"]},
+    package_data={
+        "data_prep": ["annotators/*.json"],
+        "launch": ["report/*.j2", "report/*.css", "compare/*.j2", "compare/*.css"],
+        "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
+    },
     install_requires=[
         "gigatoken>=0.10,<0.11",
         "jinja2",

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.fim import split_document
+from data_prep.redaction import COLUMN as REDACTIONS
+from data_prep.redaction import redact_table
 from data_prep.shards import write_atomic
 from tokenizer.encode import Encoder
 from tokenizer.special import FIM_ROLES
@@ -82,11 +84,11 @@ def encode_shard(stream: BinaryIO, plan: Plan, shard: Path, chosen: Path, table_
 
 
 def selected_batches(shard: Path, chosen: Path, split: str) -> Iterator[pa.Table]:
-    """The documents of a shard that are in a split, a row group (some megabytes of text) at a time.
+    """The documents of a shard that are in a split, redacted, a row group (some megabytes of text) at a time.
 
     Raises `DataError` when the selection's rows are not those of the shard.
     """
-    selected = pq.read_table(chosen, columns=["id", "split"], use_threads=False)
+    selected = pq.read_table(chosen, use_threads=False)
     start = 0
     with pq.ParquetFile(shard, pre_buffer=False) as file:
         if file.metadata.num_rows != selected.num_rows:
@@ -97,7 +99,10 @@ def selected_batches(shard: Path, chosen: Path, split: str) -> Iterator[pa.Table
             start += table.num_rows
             if not table["id"].equals(rows["id"].cast(table["id"].type)):
                 raise DataError(f"{chosen} has not the rows of {shard}; run `data select` again")
-            kept = table.filter(pc.equal(rows["split"], split))
+            in_split = pc.equal(rows["split"], split)
+            kept = table.filter(in_split)
+            if REDACTIONS in rows.column_names:
+                kept = redact_table(kept, rows[REDACTIONS].filter(in_split).to_pylist())
             if kept.num_rows:
                 yield kept
 

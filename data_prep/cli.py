@@ -84,6 +84,52 @@ def dedup(
 
 
 @app.command()
+def annotate(
+    corpus: Corpus,
+    names: Annotated[
+        list[str],
+        typer.Argument(help="syntax, signs, licence, secrets, decontamination; or your own as module:object."),
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, or NAME.KEY=VALUE where there are several.")
+    ] = None,
+    benchmarks: Annotated[
+        list[Path] | None, typer.Option(help="JSONL file, or folder of them, for decontamination.", exists=True)
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="For a document, and for a batch.")] = 20.0,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Documents given to an annotator at once.")] = 256,
+    retry_failed: Annotated[bool, typer.Option(help="Make shards again in which documents failed.")] = False,
+    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Say something about every document: syntax, licence, secrets, benchmark problems, or what you like."""
+    from data_prep.annotate import IsolationLimits
+    from data_prep.annotate import annotate as run
+    from data_prep.annotators.base import specs_of
+    from data_prep.engines.choose import make_engine
+
+    pairs = [_pair(entry, "--set") for entry in set_ or []]
+    if benchmarks:
+        pairs.append(("decontamination.benchmarks", json.dumps([str(path.resolve()) for path in benchmarks])))
+    specs = specs_of(names, pairs, Path.cwd())
+    limits = IsolationLimits(timeout_s=timeout_s, batch_rows=batch_rows)
+    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
+    chosen = make_engine(engine, workers, corpus / "engine", options)
+    with _progress() as progress:
+        results = run(corpus, specs, workers, limits, progress, chosen, retry_failed)
+    for result in results:
+        counts = ", ".join(f"{column} {count:,}" for column, count in result["counts"].items()) or "done"
+        typer.echo(
+            f"{corpus}: {result['annotator']['name']}: {result['documents']:,} documents: {counts} "
+            f"({result['shards_made']} of {result['shards']} shards made now)"
+        )
+        if result["failed"]:
+            first = result["failures"][0]
+            typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
+
+
+@app.command()
 def select(
     corpus: Corpus,
     selection: Selection = "main",
@@ -113,6 +159,8 @@ def select(
         f"{corpus}: selection {selection}: {left['train']['documents']:,} documents to train on, "
         f"{left['held_out']['documents']:,} held out, of {result['documents_in']['documents']:,}"
     )
+    if result["rules_left_out"]:
+        typer.echo(f"  rules left out, since nothing was annotated for them: {', '.join(result['rules_left_out'])}")
 
 
 @app.command()

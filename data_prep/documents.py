@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("licence_file", pa.string()),
+        pa.field("repository_licence", pa.string()),
         pa.field("stars", pa.int64()),
     ]
 )
@@ -41,7 +42,10 @@ def document_id(source: str, repository: str, path: str, record: str | None = No
 
 @dataclass(frozen=True)
 class Document:
-    """One file. `text` is exactly what is trained on; the id, size and SHA-256 follow from the other fields."""
+    """One file. `text` is exactly what is trained on; the id, size and SHA-256 follow from the other fields.
+
+    `licence_file` is the nearest in the folders above, `repository_licence` the SPDX identifier of what it says.
+    """
 
     source: str
     repository: str
@@ -50,6 +54,7 @@ class Document:
     text: str
     record: str | None = None
     licence_file: str | None = None
+    repository_licence: str | None = None
     stars: int | None = None
 
     def row(self) -> dict[str, Any]:
@@ -64,6 +69,7 @@ class Document:
             "size_bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "licence_file": self.licence_file,
+            "repository_licence": self.repository_licence,
             "stars": self.stars,
         }
 

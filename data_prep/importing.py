@@ -33,7 +33,7 @@ from data_prep.sources.plan import check_sources, plan_source
 
 __all__ = ["ImportLimits", "ImportReport", "SourceSpec", "import_documents"]
 
-FORMAT = "data_prep.documents/1"
+FORMAT = "data_prep.documents/2"
 
 
 @dataclass

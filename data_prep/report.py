@@ -5,16 +5,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from data_prep.annotate import summary
+from data_prep.annotations import annotation_names, current_annotation
 from data_prep.database import add_shards_view, open_database
-from data_prep.documents import list_shards
+from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.select import SPLITS, read_selection
 from data_prep.sources.base import REASONS
 
 TOP_REPOSITORIES = 20
+TOP_MATCHES = 20
+CONTAMINATION = "decontamination"  # the annotation that says which benchmark problems a document holds
 
 
 def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) -> dict[str, Any]:
@@ -22,8 +28,9 @@ def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) 
 
     `import`: documents, text_bytes, shards, sources, languages and drops (reason -> count, size_bytes, examples,
     meaning). `selection`: as in `selection.json` (documents_in, dropped by each rule in order, left per split,
-    languages), or None. `repositories`: the 20 largest by text that is left (or imported): source, repository, split,
-    documents, size_bytes. Sizes are UTF-8 bytes of text. Raises `DataError`.
+    languages), or None. `annotations`: name -> `data_prep.annotate.summary`, or None for one that is out of date.
+    `contaminated`: which document matched which benchmark problems. `repositories`: the 20 largest by text that is left
+    (or imported): source, repository, split, documents, size_bytes. Sizes are UTF-8 bytes of text. Raises `DataError`.
     """
     corpus = Path(corpus)
     list_shards(corpus)
@@ -38,8 +45,38 @@ def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) 
         "corpus": str(corpus),
         "import": imported,
         "selection": selected,
+        "annotations": _annotations(corpus),
+        "contaminated": _contaminated(corpus),
         "repositories": _largest_repositories(corpus, selection, workers),
     }
+
+
+def _annotations(corpus: Path) -> dict[str, dict[str, Any] | None]:
+    whole = corpus_fingerprint(corpus)
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in annotation_names(corpus):
+        try:
+            found[name] = summary([manifest for _, manifest in current_annotation(corpus, name, whole)])
+        except DataError:
+            found[name] = None
+    return found
+
+
+def _contaminated(corpus: Path) -> list[dict[str, Any]]:
+    """Documents that share n-grams with benchmarks, those with the most first: what, where, which problems."""
+    try:
+        shards = [path for path, _ in current_annotation(corpus, CONTAMINATION, corpus_fingerprint(corpus))]
+    except DataError:
+        return []
+    found = []
+    for shard, annotation in zip(list_shards(corpus), shards, strict=True):
+        matches = pq.read_table(annotation, columns=["id", "ngrams", "problems", "example"])
+        chosen = pc.fill_null(pc.greater(matches["ngrams"], 0), False)
+        if pc.any(chosen).as_py():
+            where = pq.read_table(shard, columns=["source", "repository", "path"]).filter(chosen)
+            rows = zip(where.to_pylist(), matches.filter(chosen).to_pylist(), strict=True)
+            found += [place | match for place, match in rows]
+    return sorted(found, key=lambda row: (-row["ngrams"], row["id"]))
 
 
 def selection_names(corpus: Path) -> list[str]:
@@ -68,6 +105,7 @@ def _largest_repositories(corpus: Path, selection: str | None, workers: int) -> 
 def render(report: dict[str, Any]) -> RenderableType:
     """The report as tables for a terminal."""
     parts = [_sources(report), _drops(report), _languages(report), _repositories(report)]
+    parts += [_annotated(report), _matched(report)]
     if report["selection"]:
         parts.insert(2, _waterfall(report["selection"]))
     return Group(*(part for part in parts if part.row_count))
@@ -132,4 +170,27 @@ def _repositories(report: dict[str, Any]) -> Table:
     table = _table("Largest repositories", "repository", "documents", "MB of text", "source", "split")
     for entry in report["repositories"]:
         table.add_row(entry["repository"], *_amount(entry), entry["source"], entry["split"] or "")
+    return table
+
+
+def _annotated(report: dict[str, Any]) -> Table:
+    table = _table("Annotations", "annotation", "documents", "failed", "of them", "failed, for example")
+    for name, entry in report["annotations"].items():
+        if entry is None:
+            table.add_row(name, "", "", "out of date: make it again", "")
+            continue
+        counts = ", ".join(f"{column} {count:,}" for column, count in entry["counts"].items())
+        example = "; ".join(f"{failure['path']}: {failure['why']}" for failure in entry["failures"][:1])
+        table.add_row(name, f"{entry['documents']:,}", f"{entry['failed']:,}", counts, example)
+    return table
+
+
+def _matched(report: dict[str, Any]) -> Table:
+    count = len(report["contaminated"])
+    title = f"Benchmark problems in documents ({count:,})"
+    table = _table(title, "document", "n-grams", "problems", "such as", numbers=1)
+    for row in report["contaminated"][:TOP_MATCHES]:
+        more = f" and {len(row['problems']) - 3} more" if len(row["problems"]) > 3 else ""
+        where = f"{row['repository']}/{row['path']}"
+        table.add_row(where, f"{row['ngrams']:,}", ", ".join(row["problems"][:3]) + more, row["example"])
     return table

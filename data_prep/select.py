@@ -21,6 +21,7 @@ from data_prep.database import add_shards_view, open_database, shard_tables
 from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut, mark_repositories
+from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.selection_config import Rule, SelectionConfig, load_config
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_json, write_shard
 
@@ -28,6 +29,7 @@ __all__ = ["HeldOut", "Rule", "SelectionConfig", "load_config", "read_selection"
 
 FORMAT = "data_prep.selection/1"
 SPLITS = ("train", "held_out")
+SECRETS = "secrets"  # the annotation that knows what to redact
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -41,6 +43,9 @@ def select(
 ) -> dict[str, Any]:
     """Writes `selections/<name>`: per documents shard (id, split, dropped_by), and `selection.json`, which is returned.
 
+    A selection that redacts has a column `redactions` too: what is replaced in a text wherever it is read. Rules whose
+    annotation was not made are left out, and named in `rules_left_out`.
+
     Does nothing when the selection is up to date. Raises `DataError` for a rule that is no SQL, an annotation that is
     missing or out of date, or when nothing is left to train on or to hold out.
     """
@@ -49,18 +54,21 @@ def select(
         raise DataError(f"selection name {name!r}: use letters, digits, '.', '_' and '-' only")
     with lock_directory(corpus):
         before = _stored(corpus, name)
-        reads = _gather(corpus, config)
+        asked, config = config, config.with_annotations(annotation_names(corpus))
+        left_out = [rule.name for rule in asked.rules if rule not in config.rules]
+        reads = _gather(corpus, config, left_out)
         if before.get("inputs") == reads.inputs and _complete(corpus, name, before):
             return before
         pinned = before["pinned"] if before and _same_hashes(before, config.held_out) else []
         with open_database(corpus, workers, memory_limit) as database:
             _decide(database, reads, config, name)
             pinned = mark_repositories(database, config.held_out, pinned)
-            outputs = _write(database, corpus, name, reads, pinned, progress)
+            outputs = _write(database, corpus, name, config, reads, pinned, progress)
             selection = {
                 "format": FORMAT,
                 "name": name,
                 "config": config.model_dump(mode="json"),
+                "rules_left_out": left_out,
                 "inputs": reads.inputs,
                 "corpus_fingerprint": reads.corpus_fingerprint,
                 "pinned": pinned,
@@ -118,14 +126,16 @@ class _Reads:
     inputs: str
 
 
-def _gather(corpus: Path, config: SelectionConfig) -> _Reads:
+def _gather(corpus: Path, config: SelectionConfig, left_out: list[str]) -> _Reads:
     whole = corpus_fingerprint(corpus)
     words = {word for _, sql in config.ordered_rules() for word in re.findall(r"\w+", sql)}
     present = annotation_names(corpus)
     found = {name: current_annotation(corpus, name, whole) for name in present if name in words}
     digests = {name: [manifest["sha256"] for _, manifest in pairs] for name, pairs in found.items()}
-    inputs = fingerprint(FORMAT, whole, digests, config.model_dump(mode="json"))
+    inputs = fingerprint(FORMAT, whole, digests, config.model_dump(mode="json"), left_out)
     annotations = {name: [path for path, _ in pairs] for name, pairs in found.items()}
+    if config.redact and SECRETS not in annotations:
+        raise DataError(f"{corpus}: redact needs the annotation {SECRETS}; run `data annotate {SECRETS}` first")
     return _Reads(list_shards(corpus), annotations, whole, inputs)
 
 
@@ -145,7 +155,7 @@ def _decide(database: duckdb.DuckDBPyConnection, reads: _Reads, config: Selectio
     try:
         database.execute(
             f"CREATE TABLE decided AS SELECT _shard, _row, documents.id, documents.repository, documents.language, "
-            f"documents.size_bytes, {dropped_by} AS dropped_by FROM {joined}"
+            f"documents.size_bytes, {dropped_by} AS dropped_by{_redactions(config)} FROM {joined}"
         )
     except duckdb.Error:
         for rule, sql in rules:  # which one?
@@ -159,11 +169,20 @@ def _decide(database: duckdb.DuckDBPyConnection, reads: _Reads, config: Selectio
         raise DataError(f"selection {name!r}: nothing is left: {by_rule}")
 
 
+def _redactions(config: SelectionConfig) -> str:
+    """SQL of the column of spans to redact, where there are any to be looked for."""
+    if not config.redact:
+        return ""
+    kinds = ", ".join(f"'{kind}'" for kind in config.redact)
+    spans = f"list_filter({SECRETS}.spans, lambda span: span.kind IN ({kinds}))"
+    return f", CASE WHEN len({spans}) > 0 THEN {spans} END AS {REDACTIONS}"
+
+
 def _try(database: duckdb.DuckDBPyConnection, name: str, rule: str, query: str, reads: _Reads) -> None:
     try:
         database.execute(query).fetchall()
     except duckdb.Error as error:
-        known = ", ".join(reads.annotations) or "none (`data dedup` makes exact_dedup)"
+        known = ", ".join(reads.annotations) or "none (`data dedup` makes exact_dedup, `data annotate` others)"
         raise DataError(
             f"selection {name!r}, rule {rule!r}: {str(error).splitlines()[0]} (columns: {', '.join(METADATA_COLUMNS)}; "
             f"annotations it names: {known})"
@@ -174,6 +193,7 @@ def _write(
     database: duckdb.DuckDBPyConnection,
     corpus: Path,
     name: str,
+    config: SelectionConfig,
     reads: _Reads,
     pinned: list[str],
     progress: Progress | None,
@@ -182,9 +202,10 @@ def _write(
     remove_orphans(directory, reads.shards)
     inputs = fingerprint(reads.inputs, pinned)
     bar = progress.add_task("select", total=len(reads.shards)) if progress else None
+    more = f", {REDACTIONS}" if config.redact else ""
     query = (
-        "SELECT id, CASE WHEN dropped_by IS NULL THEN if(held_out, 'held_out', 'train') END AS split, dropped_by "
-        "FROM decided LEFT JOIN sides USING (repository) ORDER BY _shard, _row"
+        "SELECT id, CASE WHEN dropped_by IS NULL THEN if(held_out, 'held_out', 'train') END AS split, dropped_by"
+        f"{more} FROM decided LEFT JOIN sides USING (repository) ORDER BY _shard, _row"
     )
     outputs = []
     for shard, table in shard_tables(database, query, reads.shards):

@@ -1,9 +1,9 @@
 """What a selection is asked for: rules, languages, held-out side."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,6 +13,7 @@ from data_prep.held_out import HeldOut
 from data_prep.languages import LANGUAGES
 
 LANGUAGE_RULE = "language"
+UNSEARCHED_RULE = "not_searched_for_secrets"
 
 
 class Rule(BaseModel):
@@ -21,15 +22,30 @@ class Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")
     drop: str = Field(min_length=1)
+    if_annotated: str | None = None
+    """An annotation without which the rule is left out. None: the rule always holds, so what it names must be there."""
+
+
+DEFAULT_RULES = (
+    Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),
+    Rule(name="broken_syntax", drop="syntax.broken", if_annotated="syntax"),
+    Rule(name="generated", drop="signs.generated", if_annotated="signs"),
+    Rule(name="minified", drop="signs.minified", if_annotated="signs"),
+    Rule(name="data_file", drop="signs.data_file", if_annotated="signs"),
+    Rule(name="contaminated", drop="decontamination.ngrams > 0", if_annotated="decontamination"),
+)
+REDACTED_KINDS = ("email", "private_key", "key", "password")
 
 
 class SelectionConfig(BaseModel):
-    """Rules in their order, the languages to keep (None: all), and what is held out."""
+    """Rules in their order, the languages to keep (None: all), what is held out, and what is redacted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    rules: tuple[Rule, ...] = (Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),)
+    rules: tuple[Rule, ...] = DEFAULT_RULES
     languages: tuple[str, ...] | None = None
     held_out: HeldOut = HeldOut()
+    redact: tuple[Literal[REDACTED_KINDS], ...] = ()
+    """Spans of the annotation `secrets` of these kinds are replaced wherever texts of the selection are read."""
 
     @field_validator("languages")
     @classmethod
@@ -44,14 +60,21 @@ class SelectionConfig(BaseModel):
     @field_validator("rules")
     @classmethod
     def _distinct(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [LANGUAGE_RULE, *(rule.name for rule in rules)]
+        names = [LANGUAGE_RULE, UNSEARCHED_RULE, *(rule.name for rule in rules)]
         if len(set(names)) != len(names):
-            raise ValueError(f"rule names must be distinct and other than {LANGUAGE_RULE!r}")
+            raise ValueError(f"rule names must be distinct and other than {LANGUAGE_RULE!r} and {UNSEARCHED_RULE!r}")
         return rules
 
+    def with_annotations(self, names: Sequence[str]) -> "SelectionConfig":
+        """Without the rules that hold only where an annotation was made which is not among `names`."""
+        rules = tuple(rule for rule in self.rules if rule.if_annotated is None or rule.if_annotated in names)
+        return self.model_copy(update={"rules": rules})
+
     def ordered_rules(self) -> list[tuple[str, str]]:
-        """(name, SQL) of every rule, the language filter first."""
+        """(name, SQL) of every rule: the language filter first, last what a redaction cannot do without."""
         rules = [(rule.name, rule.drop) for rule in self.rules]
+        if self.redact:  # what was not searched cannot be redacted
+            rules.append((UNSEARCHED_RULE, "secrets.failed IS NOT NULL"))
         if self.languages is None:
             return rules
         kept = ", ".join(f"'{language}'" for language in self.languages)

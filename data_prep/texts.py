@@ -9,19 +9,24 @@ import pyarrow.parquet as pq
 
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
+from data_prep.redaction import COLUMN as REDACTIONS
+from data_prep.redaction import redact
 
 _ROWS = 256
 
 
 def selected_texts(corpus: Path, selection: str, split: str) -> Iterator[str]:
-    """Texts of one split, in the order of the documents; some hundred in memory at a time. Raises `DataError`."""
+    """Texts of one split, redacted, in the order of the documents; some hundred in memory. Raises `DataError`."""
     for shard in list_shards(corpus):
         chosen = corpus / "selections" / selection / shard.name
         if not chosen.is_file():
             raise DataError(f"{chosen} is missing; run `data select` again")
-        splits = iter(pq.read_table(chosen, columns=["split"])["split"].to_pylist())
+        rows = pq.read_table(chosen)
+        redactions = rows[REDACTIONS].to_pylist() if REDACTIONS in rows.column_names else [None] * rows.num_rows
+        decisions = zip(rows["split"].to_pylist(), redactions, strict=True)
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(_ROWS, columns=["text"]):
                 for text in batch["text"].to_pylist():
-                    if next(splits) == split:
-                        yield text
+                    side, spans = next(decisions)
+                    if side == split:
+                        yield redact(text, spans)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from data_prep.documents import Document
 from data_prep.languages import UNKNOWN, detect, may_be_code
+from data_prep.licences import recognise
 from data_prep.shards import fingerprint
 from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, ends_group
 from data_prep.sources.content import printable, text_of
@@ -77,7 +78,7 @@ def plan_tree(
     What lies past the total size is counted in `drops`; everything else is counted by whoever reads the range.
     """
     cut = _Ranges(limits.shard_bytes)
-    licences: list[str] = []
+    licences: list[tuple[str, str]] = []
     end = LAST
     for entry in tree.entries(limits, "", LAST):
         takes = refusal(entry, limits) is None
@@ -89,7 +90,7 @@ def plan_tree(
             continue
         cut.add(entry, entry.size_bytes if takes else 0)
         if _is_licence(entry.path):
-            licences.append(printable(entry.path))
+            licences.append((printable(entry.path), entry.version))
     for start, stop, size, inputs in cut.finish(end):
         part = TreeSlice(tree, source, repository, start, stop)
         yield Piece(part, f"{repository}/{printable(start)}", size, fingerprint(inputs, printable(stop), licences))
@@ -136,6 +137,7 @@ class TreeSlice:
 
     def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]:
         licences: dict[str, str | None] = {}
+        identifiers: dict[str, str | None] = {}
         for entry in self.tree.entries(limits, self.start, self.end):
             shown = printable(entry.path)
             text, reason = "", refusal(entry, limits)
@@ -148,7 +150,16 @@ class TreeSlice:
                 drops.add(reason, f"{self.repository}/{shown}", entry.size_bytes)
                 continue
             licence = _nearest_licence(shown.rpartition("/")[0], self.tree.names, licences)
-            yield Document(self.source, self.repository, shown, language, text, licence_file=licence)
+            if licence is not None and licence not in identifiers:
+                identifiers[licence] = self._identifier(licence, limits)
+            said = identifiers.get(licence) if licence else None
+            yield Document(self.source, self.repository, shown, language, text, None, licence, said)
+
+    def _identifier(self, licence_file: str, limits: ImportLimits) -> str | None:
+        for entry in self.tree.entries(limits, licence_file, licence_file + "\0"):
+            if not entry.problem and entry.size_bytes <= limits.max_file_bytes:
+                return recognise(self._read(entry, limits)[0])
+        return None
 
     def _read(self, entry: Entry, limits: ImportLimits) -> tuple[str, str | None]:
         try:

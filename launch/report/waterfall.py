@@ -9,6 +9,12 @@ LABELS = {CAP: "past the size cap"}
 RULES = {
     "language": "in a language that was not asked for",
     "exact_duplicate": "the same text, byte for byte, as a document that is kept",
+    "broken_syntax": "more under error nodes than good files of its language have, or cut off in the middle",
+    "generated": "says that a program wrote it",
+    "minified": "long lines with hardly any space",
+    "data_file": "mostly numbers and strings",
+    "not_searched_for_secrets": "the search for secrets failed, so they could not be replaced",
+    "contaminated": "shares ten words in a row with a benchmark problem",
 }
 
 

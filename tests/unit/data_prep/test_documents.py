@@ -20,6 +20,7 @@ documents = st.builds(
     text=texts,
     record=st.none() | names,
     licence_file=st.none() | names,
+    repository_licence=st.none() | names,
     stars=st.none() | st.integers(0, 2**62),
 )
 

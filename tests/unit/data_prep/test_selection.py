@@ -240,7 +240,7 @@ def test_config_from_yaml_and_overrides(tmp_path):
     config = load_config(path, {"rules": [{"name": "long", "drop": "size_bytes > 9"}], "held_out": {"seed": 7}})
     assert config.languages == ("Python", "C++")
     assert (config.held_out.fraction, config.held_out.seed) == (0.1, 7)
-    assert [rule.name for rule in config.rules] == ["exact_duplicate", "long"]
+    assert [rule.name for rule in config.rules] == [*(rule.name for rule in SelectionConfig().rules), "long"]
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,5 @@ def test_the_selection_is_json(corpus):
     select(corpus, "main", SelectionConfig())
     stored = json.loads((corpus / "selections/main/selection.json").read_text())
     assert stored["format"] == "data_prep.selection/1"
-    assert stored["config"]["rules"] == [{"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL"}]
+    rule = {"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL", "if_annotated": None}
+    assert stored["config"]["rules"] == [rule]

@@ -1,0 +1,214 @@
+"""Decontamination: word n-grams shared with registered benchmarks (Seed-Coder report, section 4: 10-grams).
+
+A word is a run of letters, digits, underscores and non-ASCII characters, in lower case, so layout and punctuation do
+not matter. Of a benchmark, n-grams without enough letters or with few distinct words are left out: "0 1 2 ... 9" and
+"a b c ... j" are in many a test, and say nothing. Scanning is by 64-bit hashes; what they find is then compared.
+"""
+
+import functools
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from data_prep.annotators.base import Annotator
+from data_prep.errors import DataError
+
+_WORD_BYTES = np.array([b >= 128 or chr(b).isalnum() or b == ord("_") for b in range(256)])
+_LETTER_BYTES = np.array([b >= 128 or chr(b).isalpha() for b in range(256)], np.int64)
+_LOWER = np.array([b + 32 if ord("A") <= b <= ord("Z") else b for b in range(256)], np.uint8)
+_TWO_LETTERS = re.compile(rb"[a-z\x80-\xff].*[a-z\x80-\xff]")
+_NUMBER_NAMES = frozenset(b"zero one two three four five six seven eight nine ten".split())
+_FILTER_BITS = 24
+_BASE, _STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+_LONGEST_WORD = 1 << 12  # further bytes do not change a word's hash
+
+
+class Words(NamedTuple):
+    """The words of a text: where they start and end in its UTF-8 bytes, in lower case, and their hashes."""
+
+    data: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    hashes: np.ndarray
+
+    def ngrams(self, places: Sequence[int], n: int) -> Iterator[bytes]:
+        """The n words from each of the places on, with a space between them."""
+        plain, starts, ends = self.data.tobytes(), self.starts.tolist(), self.ends.tolist()
+        for place in places:
+            yield b" ".join([plain[starts[i] : ends[i]] for i in range(place, place + n)])
+
+
+class Index(NamedTuple):
+    """The benchmarks' n-grams: text -> problems that hold it; and their hashes, sorted, with a bit filter before."""
+
+    ngrams: Mapping[bytes, tuple[str, ...]]
+    hashes: np.ndarray
+    bits: np.ndarray
+
+
+class Decontamination(Annotator):
+    """Which problems of which benchmark file a document shares n-grams with."""
+
+    benchmarks: tuple[str, ...] = ()
+    """JSONL files (.gz too), or folders of them."""
+    fields: tuple[str, ...] = (
+        "declaration", "prompt", "canonical_solution", "solution", "suffix", "code", "question", "text", "problem",
+        "content", "test",
+    )  # fmt: skip
+    """The fields of a record that are looked for, as one text in this order."""
+    ids: tuple[str, ...] = ("task_id", "id", "question_id", "name")
+    """Fields that name a problem; the first that a record has. Without any, it is the number of its line."""
+    n: int = Field(10, ge=2, le=64)
+    """Words in an n-gram."""
+    minimum_letter_words: int = Field(4, ge=0)
+    """An n-gram counts when at least so many of its words hold a letter."""
+    minimum_distinct_words: int = Field(5, ge=1)
+    """An n-gram counts when at least so many of its words differ."""
+    minimum_telling_words: int = Field(2, ge=0)
+    """... and so many of these have two letters or more and name no number, unlike "a b c ..." and "one 1 two 2"."""
+
+    version = 1
+    columns: ClassVar = {"ngrams": pa.int32(), "problems": pa.list_(pa.string()), "example": pa.string()}
+    reads = ("text",)
+
+    def prepare(self) -> None:
+        _ = self.index
+
+    def inputs(self) -> Any:
+        return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in self.files()]
+
+    def files(self) -> list[Path]:
+        """The benchmark files. Raises `DataError` where there are none."""
+        found: list[Path] = []
+        for entry in map(Path, self.benchmarks):
+            inside = sorted(entry.glob("*.jsonl")) + sorted(entry.glob("*.jsonl.gz")) if entry.is_dir() else [entry]
+            if not inside or not all(path.is_file() for path in inside):
+                raise DataError(f"benchmarks: {entry} is no JSONL file and no folder of them")
+            found += [path.resolve() for path in inside]
+        if not found:
+            raise DataError("decontamination needs benchmark files: --benchmarks PATH, or --set benchmarks=[PATH]")
+        return found
+
+    def annotate(self, documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Any]]:
+        rows = [self.matches(document["text"]) for document in documents]
+        return dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True))
+
+    def matches(self, text: str) -> tuple[int, list[str], str | None]:
+        """(shared n-grams, problems in order of their first, the first shared n-gram)."""
+        index, words = self.index, split_words(text)
+        hashes = ngram_hashes(words.hashes, self.n)
+        places = hashes >> np.uint64(64 - _FILTER_BITS)
+        likely = np.flatnonzero(index.bits[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8) & 1)
+        if not likely.size:
+            return 0, [], None
+        at = np.searchsorted(index.hashes, hashes[likely])
+        found = likely[index.hashes[np.minimum(at, index.hashes.size - 1)] == hashes[likely]]
+        shared = [ngram for ngram in words.ngrams(found.tolist(), self.n) if ngram in index.ngrams]
+        problems = dict.fromkeys(name for ngram in shared for name in index.ngrams[ngram])
+        return len(shared), list(problems), shared[0].decode(errors="replace") if shared else None
+
+    @functools.cached_property
+    def index(self) -> Index:
+        """Of all benchmark files. Raises `DataError` for one that holds no problem."""
+        ngrams: dict[bytes, dict[str, None]] = {}
+        known: dict[int, bytes] = {}  # one text of each hash; a second one with the same hash would not be looked for
+        for path in self.files():
+            for name, text in self._problems(path):
+                words = split_words(text)
+                places, hashes = self._lettered(words)
+                new = [place for place, hash_ in zip(places, hashes, strict=True) if hash_ not in known]
+                texts = dict(zip(new, words.ngrams(new, self.n), strict=True))
+                for place, hash_ in zip(places, hashes, strict=True):
+                    ngram = known.setdefault(hash_, texts.get(place, b""))
+                    if self._tells(ngram):
+                        ngrams.setdefault(ngram, {})[f"{path.name}:{name}"] = None
+        every = np.array(sorted(hash_ for hash_, ngram in known.items() if ngram in ngrams), np.uint64)
+        if not every.size:
+            names = ", ".join(path.name for path in self.files())
+            raise DataError(f"{names}: no n-gram in any of the fields {', '.join(self.fields)}")
+        bits = np.zeros(1 << _FILTER_BITS, bool)
+        bits[every >> np.uint64(64 - _FILTER_BITS)] = True
+        return Index({k: tuple(v) for k, v in ngrams.items()}, every, np.packbits(bits, bitorder="little"))
+
+    def _problems(self, path: Path) -> Iterator[tuple[str, str]]:
+        """(name, text of its fields) of every problem of a file."""
+        found = False
+        opened = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opened(path, "rt", encoding="utf-8") as stream:
+                for number, line in enumerate(stream, 1):
+                    if not line.strip():
+                        continue
+                    record = json.loads(line)
+                    name = next((str(record[key]) for key in self.ids if key in record), f"line {number}")
+                    texts = [record[key] for key in self.fields if isinstance(record.get(key), str)]
+                    found |= bool(texts)
+                    yield name, "\n".join(texts)
+        except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
+            raise DataError(f"{path}: not a JSONL file of records: {error}") from None
+        if not found:
+            raise DataError(f"{path}: no record has one of the fields {', '.join(self.fields)}")
+
+    def _tells(self, ngram: bytes) -> bool:
+        words = set(ngram.split(b" "))
+        telling = sum(word not in _NUMBER_NAMES and _TWO_LETTERS.search(word) is not None for word in words)
+        return len(words) >= self.minimum_distinct_words and telling >= self.minimum_telling_words
+
+    def _lettered(self, words: Words) -> tuple[list[int], list[int]]:
+        """Where n-grams with enough letters begin, each n-gram once, and their hashes."""
+        hashes = ngram_hashes(words.hashes, self.n)
+        if not hashes.size:
+            return [], []
+        letters = np.add.reduceat(_LETTER_BYTES[words.data], words.starts) > 0  # of each word; what is between has none
+        before = np.concatenate([[0], np.cumsum(letters)])
+        enough = before[self.n :] - before[: -self.n] >= self.minimum_letter_words
+        _, first = np.unique(hashes, return_index=True)
+        places = np.sort(first[enough[first]])
+        return places.tolist(), hashes[places].tolist()
+
+
+def split_words(text: str) -> Words:
+    """The words of a text, with a 64-bit polynomial hash of each."""
+    data = _LOWER[np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)]
+    inside = _WORD_BYTES[data]
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+    starts, ends = edges[::2], edges[1::2]
+    if not starts.size:
+        return Words(data, starts, ends, np.empty(0, np.uint64))
+    lengths = ends - starts
+    letters = data[inside].astype(np.uint64)
+    first = np.cumsum(lengths) - lengths  # where each word starts among the letters
+    place = np.arange(letters.size) - np.repeat(first, lengths)
+    letters += np.uint64(1)
+    letters *= _powers(_BASE, _LONGEST_WORD)[np.minimum(place, _LONGEST_WORD - 1)]
+    return Words(data, starts, ends, _mixed(np.add.reduceat(letters, first)))
+
+
+def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
+    """A hash for each n consecutive words; `words`: uint64 [words] -> uint64 [max(0, words - n + 1)]."""
+    count = max(0, words.size - n + 1)
+    total = np.zeros(count, np.uint64)
+    for k, power in enumerate(_powers(_STEP, n)):
+        total += words[k : k + count] * power
+    return _mixed(total)
+
+
+@functools.cache
+def _powers(base: np.uint64, count: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.cumprod(np.full(count, base, np.uint64), dtype=np.uint64)
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """Spreads what differs in the low bits over all of them (the finaliser of SplitMix64)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))

@@ -1,0 +1,178 @@
+"""Decontamination: every shared n-gram that says something is found, by name; digit runs and boilerplate are not."""
+
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.annotate import AnnotatorSpec, annotate
+from data_prep.annotators.decontamination import Decontamination, split_words
+from data_prep.cli import app
+from data_prep.errors import DataError
+from data_prep.report import corpus_report
+from data_prep.select import Rule, SelectionConfig, select
+
+BENCHMARKS = Path(__file__).parents[4] / "shared/benchmarks"
+SOLUTION = (
+    "    totals = {}\n    for name, amount in sorted(entries):\n"
+    "        totals[name] = totals.get(name, 0) + amount\n    return totals\n"
+)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    rows = [
+        {"task_id": "Own/0", "prompt": "def add_up(entries):\n", "canonical_solution": SOLUTION},
+        {"task_id": "Own/1", "prompt": "def count():\n    return [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n"},
+        {"task_id": "Own/2", "prompt": "a a a a a a a a a a a a b b b b b b b b b b b b"},
+        {"task_id": "Own/3", "prompt": "a b c d e f g h i j k l one 1 two 2 three 3 four 4 five 5 six 6"},
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_layout_case_and_punctuation_do_not_matter(benchmark):
+    found = Decontamination(benchmarks=(str(benchmark),))
+    other = "FOR (name , amount) IN Sorted( entries ) { totals[ name ] := totals -> get(name); 0 }"
+    count, problems, example = found.matches(f"// before\n{other}\n// after")
+    assert (count, problems) == (3, ["own.jsonl:Own/0"])
+    assert example == "for name amount in sorted entries totals name totals get"
+    assert found.matches("def add_up(entries): return sum(entries)") == (0, [], None)
+
+
+def test_n_grams_run_from_one_field_into_the_next(benchmark):
+    text = "def add_up(entries):\n    totals = {}\n    for name, amount in sorted(entries): pass"
+    assert Decontamination(benchmarks=(str(benchmark),)).matches(text)[1] == ["own.jsonl:Own/0"]
+
+
+def test_digit_runs_and_repetition_are_no_match(benchmark):
+    found = Decontamination(benchmarks=(str(benchmark),))
+    assert found.matches("x = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]") == (0, [], None)
+    assert found.matches("a " * 30 + "b " * 30) == (0, [], None)
+    assert found.matches("a b c d e f g h i j k l one 1 two 2 three 3 four 4 five 5 six 6") == (0, [], None)
+    unguarded = Decontamination(benchmarks=(str(benchmark),), minimum_letter_words=0, minimum_distinct_words=1,
+                               minimum_telling_words=0)  # fmt: skip
+    assert unguarded.matches("x = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]")[1] == ["own.jsonl:Own/1"]
+    assert unguarded.matches("a " * 30)[1] == ["own.jsonl:Own/2"]
+
+
+def naive(text, n):
+    words = [
+        word.lower() for word in re.findall(rb"(?:[A-Za-z0-9_]|[\x80-\xff])+", text.encode("utf-8", "surrogatepass"))
+    ]
+    return [b" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+words = st.text(st.sampled_from("abAB1_éß"), min_size=1, max_size=3)
+texts = st.lists(st.one_of(words, st.sampled_from([" ", "(", "\n", "\0", "\ud800", "="])), max_size=60).map(" ".join)
+
+
+@settings(max_examples=80, deadline=None)
+@given(texts, texts, st.integers(2, 4))
+def test_it_finds_what_a_plain_search_finds(tmp_path_factory, problem, text, n):
+    path = tmp_path_factory.mktemp("b") / "b.jsonl"
+    path.write_text(json.dumps({"prompt": problem}) + "\n" + json.dumps({"prompt": "one two three four five"}))
+    settings_ = {"n": n, "minimum_letter_words": 0, "minimum_distinct_words": 1, "minimum_telling_words": 0}
+    count, problems, _ = Decontamination(benchmarks=(str(path),), **settings_).matches(text)
+    wanted = {*naive(problem, n), *naive("one two three four five", n)}
+    assert count == sum(ngram in wanted for ngram in naive(text, n))
+    assert bool(problems) == (count > 0)
+
+
+def test_words_are_lower_case_runs_with_equal_hashes():
+    found = split_words("Ab ab AB_1 ab_1 ümlaut x" + "y" * 9000)
+    assert found.hashes[0] == found.hashes[1] != found.hashes[2] == found.hashes[3]
+    assert list(found.ngrams([0, 2], 2)) == [b"ab ab", b"ab_1 ab_1"] and found.starts.size == 6
+    assert split_words("").starts.size == split_words(" \0()").starts.size == 0
+
+
+@pytest.mark.parametrize("text", ["", " ", "x", "\ud800 \0", "a" * 3_000_000, "a " * 1_000_000, "é" * 100_000])
+def test_hostile_texts(benchmark, text):
+    assert Decontamination(benchmarks=(str(benchmark),)).matches(text) == (0, [], None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no record has one of the fields"),
+        (b'{"id": 1}\n', "no record has one of the fields"),
+        (b"[1]\n", "not a JSONL file of records"),
+        (b"{\n", "not a JSONL file of records"),
+        (b"\xff\xfe\n", "not a JSONL file of records"),
+        (b'{"prompt": "too short"}\n', "no n-gram"),
+    ],
+)
+def test_benchmark_files_that_are_none(tmp_path, content, said):
+    (tmp_path / "b.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        _ = Decontamination(benchmarks=(str(tmp_path / "b.jsonl"),)).index
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(DataError, match="no JSONL file and no folder"):
+        Decontamination(benchmarks=(str(tmp_path),)).files()
+
+
+def test_own_fields_and_a_changed_benchmark(tmp_path, files, take):
+    (tmp_path / "b.jsonl").write_text(json.dumps({"question": "", "answer_code": SOLUTION}) + "\n")
+    corpus = tmp_path / "corpus"
+    take(files(tmp_path / "root", {"a/x.py": SOLUTION, "b/y.py": "y = 1\n"}))
+    spec = AnnotatorSpec.of("decontamination", benchmarks=[str(tmp_path / "b.jsonl")], fields=["answer_code"])
+    assert annotate(corpus, [spec])[0]["counts"]["problems"] == 1
+    assert annotate(corpus, [spec])[0]["shards_made"] == 0
+    (tmp_path / "b.jsonl").write_text(
+        json.dumps({"answer_code": "entirely different words that nobody would ever write in their code"}) + "\n"
+    )
+    (result,) = annotate(corpus, [spec])
+    assert result["shards_made"] == 1 and result["counts"]["problems"] == 0
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"decontamination cannot be started: .*b\.jsonl: no record has one of"):
+        annotate(corpus, [spec])
+
+
+def test_the_report_says_which_problem_is_in_which_document(tmp_path, files, take, benchmark):
+    from typer.testing import CliRunner
+
+    good = {f"r{i}/a.py": f"value = {i}\n" for i in range(12)}
+    take(files(tmp_path / "root", {**good, "r5/copied.py": f"def mine(entries):\n{SOLUTION}"}), shard_bytes=150)
+    corpus = tmp_path / "corpus"
+    said = CliRunner().invoke(app, ["annotate", str(corpus), "decontamination", "--benchmarks", str(benchmark)])
+    assert "problems 1" in said.output, said.output
+    (row,) = corpus_report(corpus)["contaminated"]
+    assert (row["repository"], row["path"], row["problems"]) == ("r5", "copied.py", ["own.jsonl:Own/0"])
+    assert row["ngrams"] >= 5 and len(row["example"].split()) == 10
+    shown = CliRunner().invoke(app, ["inspect", str(corpus)]).output
+    assert "r5/copied.py" in shown and "own.jsonl:Own/0" in shown
+    result = select(
+        corpus, "main", SelectionConfig(rules=(Rule(name="contaminated", drop="decontamination.ngrams > 0"),))
+    )
+    assert result["dropped"][0]["documents"] == 1
+
+
+@pytest.fixture(scope="module")
+def registered():
+    if not BENCHMARKS.is_dir():
+        pytest.skip(f"no benchmark files at {BENCHMARKS}")
+    return Decontamination(benchmarks=(str(BENCHMARKS),))
+
+
+@pytest.mark.parametrize("name", ["HumanEvalPlus", "MbppPlus"])
+def test_every_planted_solution_of_ten_words_is_found(registered, name):
+    with gzip.open(BENCHMARKS / f"{name}.jsonl.gz", "rt") as stream:
+        problems = [json.loads(line) for line in stream]
+    host = [f"def helper_{i}(value):\n    return value * {i}\n\n" for i in range(20)]
+    planted, missed = 0, []
+    for problem in problems:
+        solution = problem["canonical_solution"]
+        if len(naive(solution, 10)):
+            planted += 1
+            host.insert(random.Random(planted).randrange(len(host)), solution)
+            found = registered.matches("\n".join(host))[1]
+            host.remove(solution)
+            missed += [] if f"{name}.jsonl.gz:{problem['task_id']}" in found else [problem["task_id"]]
+    assert planted > 100 and not missed
+    assert registered.matches("\n".join(host)) == (0, [], None)
