@@ -27,6 +27,7 @@ from data_prep.annotators.base import Annotator, AnnotatorSpec, schema_of
 from data_prep.errors import DataError
 
 _PR_SET_PDEATHSIG = 1
+_LAST_WORDS_S = 2.0  # between the end of a process's connection and its own
 _COMMAND = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from data_prep.annotators.isolation import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
@@ -107,11 +108,18 @@ class IsolatedAnnotator:
             if self._connection.poll(timeout_s):
                 return self._connection.recv()
         except (EOFError, OSError):
-            code = self._process.wait()
+            how = self._end_in_words()
             self.close()
-            raise _LostError(f"crashed (signal {-code})" if code < 0 else f"ended with exit code {code}") from None
+            raise _LostError(how) from None
         self.close()
         raise _LostError(f"timed out after {timeout_s:g} s")
+
+    def _end_in_words(self) -> str:
+        try:
+            code = self._process.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        return f"crashed (signal {-code})" if code < 0 else f"ended with exit code {code}"
 
     def _start(self) -> pa.Schema:
         ours, theirs = socket.socketpair()

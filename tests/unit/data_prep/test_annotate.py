@@ -41,6 +41,8 @@ OWN = """
                 text = document["text"]
                 if "EXIT" in text:
                     os._exit(3)
+                if "CLOSE" in text:
+                    os.closerange(3, 256) or time.sleep(600)
                 if "ABORT" in text:
                     os.abort()
                 if "SLEEP" in text:
@@ -71,7 +73,7 @@ def lines(own, **settings):
     return AnnotatorSpec.of("own_annotators_of_a_test:count_lines", own, **settings)
 
 
-MARKS = {"r1/4.py": "# EXIT", "r2/9.py": "# SLEEP", "r2/0.py": "# RAISE", "r4/5.py": "# ABORT"}
+MARKS = {"r0/1.py": "# CLOSE", "r1/4.py": "# EXIT", "r2/9.py": "# SLEEP", "r2/0.py": "# RAISE", "r4/5.py": "# ABORT"}
 
 
 @pytest.fixture
@@ -100,13 +102,13 @@ def test_documents_that_crash_hang_or_raise_cost_themselves_alone(corpus, own, r
     documents, found = rows(), annotation(corpus, "poisoned")
     assert [row["id"] for row in found] == [document["id"] for document in documents]
     why = {"EXIT": "ended with exit code 3", "SLEEP": "timed out after 1.5 s", "RAISE": "ValueError: two lines"}
-    why["ABORT"] = "crashed (signal 6)"
+    why |= {"ABORT": "crashed (signal 6)", "CLOSE": "closed its connection"}
     for row, document in zip(found, documents, strict=True):
         mark = next((mark for mark in why if mark in document["text"]), None)
         assert row["failed"] == (why[mark] if mark else None)
         assert row["length"] == (None if mark else len(document["text"]))
         assert row["marked"] == (None if mark else False)
-    assert (result["documents"], result["failed"], result["counts"]) == (60, 4, {"marked": 0})
+    assert (result["documents"], result["failed"], result["counts"]) == (60, 5, {"marked": 0})
     assert {failure["why"] for failure in result["failures"]} == set(why.values())
     left = [psutil.Process(pid).cmdline() for pid in children() - before]
     assert not [command for command in left if "isolation" in " ".join(command)]
@@ -300,7 +302,10 @@ def test_the_example_from_the_command_line_to_a_selection_and_the_report(corpus,
     assert "too_many 30" in run("inspect", corpus)
 
 
-def test_a_run_that_is_killed_leaves_no_process_and_goes_on_where_it_was(corpus, own, tmp_path):
+def test_a_run_that_is_killed_leaves_no_process_and_goes_on_where_it_was(corpus, own, tmp_path, take):
+    for path in MARKS.keys() - {"r2/9.py"}:
+        (tmp_path / "root" / path).write_text("fine = 1\n")
+    take(tmp_path / "root", "folders", shard_bytes=700)
     log = tmp_path / "log"
     code = (
         "import sys; from pathlib import Path; from data_prep.annotate import *\n"
@@ -316,7 +321,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_goes_on_where_it_was(corpus,
     process.wait()
     assert below and not psutil.wait_procs(below, timeout=10)[1]
     (result,) = annotate(corpus, [poisoned(own, log=str(log))], 1, IsolationLimits(timeout_s=1))
-    assert result["documents"] == 60
+    assert (result["documents"], result["failed"]) == (60, 1)
     assert not list(corpus.rglob("*.tmp"))
 
 
