@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 DATA = [
     "charset-normalizer",
     "duckdb",
+    "numba",
     "pyarrow",
     "pygit2",
     "tree-sitter>=0.25",

@@ -1,7 +1,8 @@
 """Annotations: one small parquet per documents shard and annotator, same rows in the same order, never any text.
 
 The manifest of an annotation shard says which documents shard it is of (`documents_sha256`) and, for an annotator that
-looks at the whole corpus, which corpus (`corpus_fingerprint`); so what is out of date can be told.
+looks at the whole corpus, which corpus (`corpus_fingerprint`), which `run` made it and which runs of other annotations
+it was made `after`; so what is out of date can be told.
 """
 
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list
 
     Raises `DataError` where it lacks a shard or is of other documents.
     """
-    found = []
+    found, runs = [], set()
     for shard in list_shards(corpus):
         path = annotation_directory(corpus, name) / shard.name
         manifest = finished_manifest(path)
@@ -54,5 +55,11 @@ def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list
         of_corpus = manifest.get("corpus_fingerprint", corpus_fingerprint) == corpus_fingerprint
         if not (of_documents and of_corpus):
             raise DataError(f"annotation {name} is older than the documents; run the step that makes it again")
+        for other, run in manifest.get("after", {}).items():
+            if (finished_manifest(annotation_directory(corpus, other) / shard.name) or {}).get("run") != run:
+                raise DataError(f"annotation {name} is older than {other}; run the step that makes it again")
+        runs.add(manifest.get("run"))
         found.append((path, manifest))
+    if len(runs) > 1:
+        raise DataError(f"annotation {name} is half done; run the step that makes it again")
     return found

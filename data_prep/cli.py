@@ -15,7 +15,7 @@ from data_prep.errors import DataError
 app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
 
 Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
-Workers = Annotated[int, typer.Option(min=1, help="Processes (import, build) or threads (dedup, select).")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
 Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
 
 
@@ -69,18 +69,35 @@ def import_(
 @app.command()
 def dedup(
     corpus: Corpus,
+    exact: Annotated[bool, typer.Option("--exact", help="Equal files and repositories.")] = False,
+    near: Annotated[bool, typer.Option("--near", help="Near-equal files.")] = False,
+    repositories: Annotated[bool, typer.Option("--repositories", help="Near-equal repositories.")] = False,
+    config: Annotated[Path | None, typer.Option(help="YAML file: threshold and so on.", dir_okay=False)] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Jaccard similarity of near-equal files.")
+    ] = None,
+    repository_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="And of repositories.")] = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of global steps; default: by documents.")] = None,
+    rekey: Annotated[bool, typer.Option("--rekey", help="Choose anew what is kept.")] = False,
+    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
     workers: Workers = 2,
-    memory_limit: Annotated[str, typer.Option(help="Of DuckDB.")] = "1GB",
 ) -> None:
-    """Find exact duplicates of files and of repositories."""
-    from data_prep.dedup.exact import annotate_exact
+    """Find exact and near duplicates of files and of repositories: all of them, or only those asked for."""
+    from data_prep.dedup.levels import LEVELS, deduplicate, describe
+    from data_prep.dedup.settings import load_settings
+    from data_prep.engines.choose import make_engine
 
+    asked = dict(zip(LEVELS, (exact, near, repositories), strict=True))
+    levels = [level for level, wanted in asked.items() if wanted] or LEVELS
+    given = {"threshold": threshold, "repository_threshold": repository_threshold}
+    settings = load_settings(config, {key: value for key, value in given.items() if value is not None})
+    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
+    chosen = make_engine(engine, workers, corpus / "engine", options) if engine != "local" or options else None
     with _progress() as progress:
-        found = annotate_exact(corpus, workers, progress, memory_limit)
-    typer.echo(
-        f"{corpus}: {found['duplicates']:,} of {found['documents']:,} documents are exact duplicates "
-        f"({found['duplicate_bytes'] / 1e6:,.2f} MB)"
-    )
+        found = deduplicate(corpus, workers, progress, levels, settings, partitions, rekey, chosen)
+    first, *more = describe(found)
+    typer.echo("\n".join([f"{corpus}: {first}", *more]))
 
 
 @app.command()
@@ -134,6 +151,7 @@ def select(
     corpus: Corpus,
     selection: Selection = "main",
     config: Annotated[Path | None, typer.Option(help="YAML file: rules, languages, held_out.", dir_okay=False)] = None,
+    variant: Annotated[str | None, typer.Option(help="file (default) or repository: what duplicates are.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="NAME=SQL: a further rule; drops where SQL is true.")] = None,
     language: Annotated[list[str] | None, typer.Option(help="Keep this language; may be given again.")] = None,
     held_out: Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of repositories to hold out.")] = None,
@@ -145,6 +163,8 @@ def select(
     from data_prep.select import select as run
 
     overrides: dict[str, Any] = {}
+    if variant:
+        overrides["variant"] = variant
     if rule:
         overrides["rules"] = [dict(zip(("name", "drop"), _pair(entry, "--rule"), strict=True)) for entry in rule]
     if language:

@@ -22,7 +22,7 @@ from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shard
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut, mark_repositories
 from data_prep.redaction import COLUMN as REDACTIONS
-from data_prep.selection_config import Rule, SelectionConfig, load_config
+from data_prep.selection_config import BOTH_SPLITS_RULE, Rule, SelectionConfig, load_config
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_json, write_shard
 
 __all__ = ["HeldOut", "Rule", "SelectionConfig", "load_config", "read_selection", "select"]
@@ -62,7 +62,9 @@ def select(
         pinned = before["pinned"] if before and _same_hashes(before, config.held_out) else []
         with open_database(corpus, workers, memory_limit) as database:
             _decide(database, reads, config, name)
-            pinned = mark_repositories(database, config.held_out, pinned)
+            families = _families(database, reads)
+            pinned = mark_repositories(database, config.held_out, pinned, families)
+            _drop_from_other_side(database, reads)
             outputs = _write(database, corpus, name, config, reads, pinned, progress)
             selection = {
                 "format": FORMAT,
@@ -130,7 +132,8 @@ def _gather(corpus: Path, config: SelectionConfig, left_out: list[str]) -> _Read
     whole = corpus_fingerprint(corpus)
     words = {word for _, sql in config.ordered_rules() for word in re.findall(r"\w+", sql)}
     present = annotation_names(corpus)
-    found = {name: current_annotation(corpus, name, whole) for name in present if name in words}
+    needed = config.annotations()
+    found = {name: current_annotation(corpus, name, whole) for name in present if name in words or name in needed}
     digests = {name: [manifest["sha256"] for _, manifest in pairs] for name, pairs in found.items()}
     inputs = fingerprint(FORMAT, whole, digests, config.model_dump(mode="json"), left_out)
     annotations = {name: [path for path, _ in pairs] for name, pairs in found.items()}
@@ -150,12 +153,18 @@ def _decide(database: duckdb.DuckDBPyConnection, reads: _Reads, config: Selectio
     rules = config.ordered_rules()
     for rule, sql in rules:
         _try(database, name, rule, f"SELECT ({sql})::BOOLEAN FROM {joined} LIMIT 0", reads)
+    if lacking := [annotator for annotator in config.annotations() if annotator not in reads.annotations]:
+        raise DataError(f"selection {name!r}, variant {config.variant}: there is no {lacking[0]}; run `data dedup`")
+    exact, near = (annotator in reads.annotations for annotator in ("exact_dedup", "near_dedup"))
+    equal_to = "exact_dedup.duplicate_of" if exact else "NULL::VARCHAR"
+    cluster = "near_dedup.cluster" if near else "NULL::VARCHAR"
     cases = " ".join(f"WHEN ({sql})::BOOLEAN THEN '{rule}'" for rule, sql in rules)
     dropped_by = f"CASE {cases} END" if cases else "NULL::VARCHAR"
     try:
         database.execute(
             f"CREATE TABLE decided AS SELECT _shard, _row, documents.id, documents.repository, documents.language, "
-            f"documents.size_bytes, {dropped_by} AS dropped_by{_redactions(config)} FROM {joined}"
+            f"documents.size_bytes, {equal_to} AS _equal_to, {cluster} AS _cluster, {dropped_by} AS dropped_by"
+            f"{_redactions(config)} FROM {joined}"
         )
     except duckdb.Error:
         for rule, sql in rules:  # which one?
@@ -178,14 +187,44 @@ def _redactions(config: SelectionConfig) -> str:
     return f", CASE WHEN len({spans}) > 0 THEN {spans} END AS {REDACTIONS}"
 
 
+def _families(database: duckdb.DuckDBPyConnection, reads: _Reads) -> bool:
+    """Makes the table `families` (repository, family, kept) where families are known."""
+    if "repository_dedup" not in reads.annotations:
+        return False
+    database.execute(
+        "CREATE TABLE families AS SELECT DISTINCT repository, family, duplicate_of IS NULL AS kept "
+        "FROM documents JOIN repository_dedup USING (_shard, _row) WHERE family IS NOT NULL"
+    )
+    return True
+
+
+def _drop_from_other_side(database: duckdb.DuckDBPyConnection, reads: _Reads) -> None:
+    """Drops what is held out and has an equal or near-equal file that is trained on."""
+    if not {"exact_dedup", "near_dedup"} & set(reads.annotations):
+        return
+    database.execute(
+        """CREATE TABLE clustered AS
+        SELECT left_over.id, held_out, coalesce(left_over._cluster, kept._cluster, kept.id, left_over.id) AS cluster
+        FROM left_over JOIN sides ON sides.repository = left_over.repository
+        LEFT JOIN decided AS kept ON kept.id = left_over._equal_to"""
+    )
+    database.execute(
+        """UPDATE decided SET dropped_by = ? WHERE id IN (
+            SELECT id FROM clustered WHERE held_out AND cluster IN (SELECT cluster FROM clustered WHERE NOT held_out)
+        )""",
+        [BOTH_SPLITS_RULE],
+    )
+
+
 def _try(database: duckdb.DuckDBPyConnection, name: str, rule: str, query: str, reads: _Reads) -> None:
     try:
         database.execute(query).fetchall()
     except duckdb.Error as error:
-        known = ", ".join(reads.annotations) or "none (`data dedup` makes exact_dedup, `data annotate` others)"
+        known = ", ".join(reads.annotations) or "none"
         raise DataError(
             f"selection {name!r}, rule {rule!r}: {str(error).splitlines()[0]} (columns: {', '.join(METADATA_COLUMNS)}; "
-            f"annotations it names: {known})"
+            f"annotations it names: {known}; `data dedup` makes exact_dedup, near_dedup and "
+            "repository_dedup, `data annotate` others)"
         ) from None
 
 
@@ -228,7 +267,10 @@ def _waterfall(database: duckdb.DuckDBPyConnection, config: SelectionConfig) -> 
 
     dropped = {rule: amounts for rule, *amounts in rows(f"SELECT dropped_by, {amount} FROM decided GROUP BY 1")}
     waterfall = []
-    for rule, sql in config.ordered_rules():
+    rules = config.ordered_rules()
+    if BOTH_SPLITS_RULE in dropped:
+        rules.append((BOTH_SPLITS_RULE, "held out, and of one cluster with a file that is trained on"))
+    for rule, sql in rules:
         count, size = dropped.get(rule, (0, 0))
         waterfall.append({"rule": rule, "drop": sql, "documents": count, "size_bytes": size})
     left = {side: {"repositories": 0, "documents": 0, "size_bytes": 0} for side in SPLITS}

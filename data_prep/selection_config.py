@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
@@ -14,6 +14,7 @@ from data_prep.languages import LANGUAGES
 
 LANGUAGE_RULE = "language"
 UNSEARCHED_RULE = "not_searched_for_secrets"
+BOTH_SPLITS_RULE = "in_both_splits"
 
 
 class Rule(BaseModel):
@@ -27,7 +28,6 @@ class Rule(BaseModel):
 
 
 DEFAULT_RULES = (
-    Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),
     Rule(name="broken_syntax", drop="syntax.broken", if_annotated="syntax"),
     Rule(name="generated", drop="signs.generated", if_annotated="signs"),
     Rule(name="minified", drop="signs.minified", if_annotated="signs"),
@@ -37,15 +37,47 @@ DEFAULT_RULES = (
 REDACTED_KINDS = ("email", "private_key", "key", "password")
 
 
+VARIANTS = {
+    "file": (
+        Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),
+        Rule(name="near_duplicate", drop="near_dedup.duplicate_of IS NOT NULL"),
+    ),
+    "repository": (
+        Rule(name="repository_duplicate", drop="exact_dedup.repository_duplicate_of IS NOT NULL"),
+        Rule(name="near_repository", drop="repository_dedup.duplicate_of IS NOT NULL"),
+    ),
+}
+
+
 class SelectionConfig(BaseModel):
-    """Rules in their order, the languages to keep (None: all), what is held out, and what is redacted."""
+    """Rules in their order, the languages to keep (None: all), and what is held out, and what is redacted.
+
+    `variant` puts rules before the others (Seed-Coder report, section 2.2.1): `file` drops files that are duplicates of
+    another, `repository` drops whole repositories and leaves the others as they are. Both keep clusters of files and
+    families of repositories on one side of the split. Without `rules` there are those of the variant (default: `file`)
+    and `DEFAULT_RULES`; with `rules` but no `variant`, those rules and no others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    rules: tuple[Rule, ...] = DEFAULT_RULES
+    variant: Literal["file", "repository"] | None = None
+    rules: tuple[Rule, ...] = ()
     languages: tuple[str, ...] | None = None
     held_out: HeldOut = HeldOut()
     redact: tuple[Literal[REDACTED_KINDS], ...] = ()
     """Spans of the annotation `secrets` of these kinds are replaced wherever texts of the selection are read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_variant(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        variant = values.get("variant", None if "rules" in values else "file")
+        own = VARIANTS.get(variant, ()) if isinstance(variant, str) else ()
+        equal = [*own, *(rule.model_dump() for rule in own)]
+        rules = values.get("rules", DEFAULT_RULES)
+        if isinstance(rules, list | tuple):
+            rules = [*own, *(rule for rule in rules if rule not in equal)]
+        return {**values, "variant": variant, "rules": rules}
 
     @field_validator("languages")
     @classmethod
@@ -60,15 +92,19 @@ class SelectionConfig(BaseModel):
     @field_validator("rules")
     @classmethod
     def _distinct(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [LANGUAGE_RULE, UNSEARCHED_RULE, *(rule.name for rule in rules)]
+        names = [LANGUAGE_RULE, UNSEARCHED_RULE, BOTH_SPLITS_RULE, *(rule.name for rule in rules)]
         if len(set(names)) != len(names):
-            raise ValueError(f"rule names must be distinct and other than {LANGUAGE_RULE!r} and {UNSEARCHED_RULE!r}")
+            raise ValueError(f"rule names must be distinct and other than {', '.join(names[:3])}")
         return rules
 
     def with_annotations(self, names: Sequence[str]) -> "SelectionConfig":
         """Without the rules that hold only where an annotation was made which is not among `names`."""
         rules = tuple(rule for rule in self.rules if rule.if_annotated is None or rule.if_annotated in names)
         return self.model_copy(update={"rules": rules})
+
+    def annotations(self) -> tuple[str, ...]:
+        """The annotations that the variant needs, whether or not a rule names them."""
+        return ("exact_dedup", "near_dedup", "repository_dedup") if self.variant else ()
 
     def ordered_rules(self) -> list[tuple[str, str]]:
         """(name, SQL) of every rule: the language filter first, last what a redaction cannot do without."""
@@ -93,11 +129,12 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with rules, languages and held_out is expected")
+            raise DataError(f"{path}: a mapping with variant, rules, languages and held_out is expected")
     changes = dict(overrides or {})
     if rules := changes.pop("rules", None):
-        default = [rule.model_dump() for rule in SelectionConfig().rules]
-        values["rules"] = [*values.get("rules", default), *rules]
+        if "rules" not in values:
+            values = {"variant": "file", "rules": DEFAULT_RULES, **values}
+        values["rules"] = [*values["rules"], *rules]
     if held_out := changes.pop("held_out", None):
         values["held_out"] = {**values.get("held_out", {}), **held_out}
     try:

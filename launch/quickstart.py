@@ -177,7 +177,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
 def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> dict[str, Any]:
     """Raw code to token files; returns the numbers of it."""
     from data_prep.build import build
-    from data_prep.dedup.exact import annotate_exact
+    from data_prep.dedup.levels import deduplicate
     from data_prep.importing import import_documents
     from data_prep.report import corpus_report
     from data_prep.select import load_config, select
@@ -193,7 +193,7 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
     def prepare_corpus() -> dict[str, Any]:
         with _bars() as bars:
             import_documents(config.sources(), corpus, limits, config.workers, bars)
-            annotate_exact(corpus, config.workers, bars)
+            deduplicate(corpus, config.workers, bars)
             select(corpus, SELECTION, load_config(), bars, config.workers)
         return corpus_report(corpus, SELECTION)
 

@@ -1,115 +1,170 @@
 """Exact duplicates by SHA-256, of files and of whole repositories (Seed-Coder report, section 2.2.1).
 
 Files with equal text are one group, over all repositories and sources, so that after their removal no text stands in
-two repositories, and none can be both trained on and held out. Of each group one is kept: one whose repository is not
-itself a duplicate, then the one with the most stars, then the first by source, repository and id (so that a library
-copied without stars stays together in one repository).
-
-Two repositories are duplicates when their multisets of file hashes are equal; kept is the one with the most stars, then
-the first by source and name. A multiset is compared by its number of files and bytes and by two sums over 60-bit parts
-of the hashes: equal multisets always agree, others do with a chance of 2^-120.
+two repositories, and none can be both trained on and held out. Of each group one is kept: one that was kept before,
+then the one with the most stars, then the first by source, repository and id (so that a library copied without stars
+stays together in one repository). Repositories with equal multisets of files are duplicates too; kept is one that was
+kept before, then the one with the most stars, then the first by source and name.
 """
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import duckdb
+import numpy as np
+import pyarrow as pa
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_directory, remove_orphans, write_table
-from data_prep.database import add_shards_view, open_database, shard_tables
-from data_prep.documents import corpus_fingerprint, list_shards
-from data_prep.errors import DataError
-from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_shard
+from data_prep.annotations import write_table
+from data_prep.dedup.catalogue import BY_DIGEST, hex_of, update_catalogue
+from data_prep.dedup.earlier import flags_at, is_null
+from data_prep.dedup.keepers import choose_keepers
+from data_prep.dedup.repositories import BY_FILES, ROW_BYTES, gather_repositories, spread_to_documents
+from data_prep.dedup.steps import Level, make_runner
+from data_prep.documents import corpus_fingerprint
+from data_prep.engines.base import Engine
+from data_prep.partitions import (
+    Runner,
+    group_bounds,
+    open_columns,
+    positions,
+    read_runs,
+    record_type,
+    records,
+    take_results,
+    take_rows,
+    words_of,
+    write_run,
+)
+from data_prep.shards import fingerprint, lock_directory
 
 NAME = "exact_dedup"
-FORMAT = "data_prep.exact_dedup/1"
-_COUNTERS = ("rows", "duplicates", "duplicate_bytes")
-
-_FILES = """
-CREATE TABLE files AS
-SELECT _shard, _row, id, source, repository, unhex(sha256) AS digest, size_bytes, coalesce(stars, -1) AS stars,
-       ('0x' || sha256[1:15])::UBIGINT AS part_1, ('0x' || sha256[16:30])::UBIGINT AS part_2
-FROM documents
-"""
-_REPOSITORIES = """
-CREATE TABLE repository_duplicates AS
-WITH repositories AS (
-    SELECT source, repository, max(stars) AS stars,
-           count(*) AS files, sum(size_bytes) AS bytes, sum(part_1) AS sum_1, sum(part_2) AS sum_2
-    FROM files GROUP BY source, repository
-), grouped AS (
-    SELECT source, repository, first_value(source || '/' || repository) OVER same AS keeper
-    FROM repositories
-    WINDOW same AS (PARTITION BY files, bytes, sum_1, sum_2 ORDER BY stars DESC, source, repository)
-)
-SELECT * FROM grouped WHERE keeper <> source || '/' || repository
-"""
-_DUPLICATES = """
-CREATE TABLE duplicates AS
-WITH repeated AS (
-    SELECT digest FROM files GROUP BY digest HAVING count(*) > 1
-), grouped AS (
-    SELECT id, first_value(id) OVER (
-        PARTITION BY digest ORDER BY stars DESC, source, repository, id
-    ) AS duplicate_of
-    FROM files SEMI JOIN repeated USING (digest)
-)
-SELECT * FROM grouped WHERE duplicate_of <> id
-"""
-_RESULT = """
-SELECT id, duplicate_of, keeper AS repository_duplicate_of, size_bytes
-FROM files LEFT JOIN duplicates USING (id) LEFT JOIN repository_duplicates USING (source, repository)
-ORDER BY _shard, _row
-"""
+FORMAT = "data_prep.exact_dedup/2"
+COUNTERS = ("rows", "duplicates", "duplicate_bytes")
+_FILE_KEPT, _REPOSITORY_KEPT = 1, 2  # flags of what was kept before
+_KEEPER = record_type(value="<u8")
+_REPOSITORY_ORDER = (("stars", "descending"), ("source", "ascending"), ("repository", "ascending"))
+_FILE_ORDER = (*_REPOSITORY_ORDER, ("id", "ascending"))
 
 
 def annotate_exact(
-    corpus: Path, workers: int, progress: Progress | None = None, memory_limit: str = "1GB"
+    corpus: Path,
+    workers: int,
+    progress: Progress | None = None,
+    partitions: int | None = None,
+    rekey: bool = False,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Writes `annotations/exact_dedup`: id, duplicate_of (id or null), repository_duplicate_of ("source/name" or null).
 
-    Returns documents, duplicates and duplicate_bytes. Does nothing when the annotation is up to date. DuckDB uses at
-    most `memory_limit` and `workers` threads, and spills to disk. Raises `DataError`.
+    Returns documents, duplicates and duplicate_bytes. Does nothing when the annotation is up to date. What was kept
+    before stays kept, unless `rekey`. Global steps are cut into `partitions` (default: by the number of documents).
+    Raises `DataError`.
     """
     corpus = Path(corpus)
     with lock_directory(corpus):
-        shards = list_shards(corpus)
         inputs = fingerprint(FORMAT, corpus_fingerprint(corpus))
-        directory = annotation_directory(corpus, NAME)
-        remove_orphans(directory, shards)
-        manifests = [finished_manifest(directory / shard.name, inputs) for shard in shards]
-        if not all(manifests):
-            try:
-                manifests = _annotate(corpus, shards, inputs, workers, memory_limit, progress)
-            except duckdb.Error as error:
-                raise DataError(f"{corpus}: exact deduplication failed: {str(error).splitlines()[0]}") from error
-    documents, duplicates, duplicate_bytes = (sum(manifest[key] for manifest in manifests) for key in _COUNTERS)
+        level = Level(corpus, NAME, inputs, FORMAT, {}, kept_flags)
+        manifests = level.finished(rekey)
+        if manifests is None:
+            runner = make_runner(corpus, workers, partitions, ROW_BYTES, engine, progress)
+            manifests = _annotate(level, runner, rekey)
+    documents, duplicates, duplicate_bytes = (sum(manifest[key] for manifest in manifests) for key in COUNTERS)
     return {"documents": documents, "duplicates": duplicates, "duplicate_bytes": duplicate_bytes}
 
 
-def _annotate(
-    corpus: Path, shards: list[Path], inputs: str, workers: int, memory_limit: str, progress: Progress | None
-) -> list[dict[str, Any]]:
-    whole = corpus_fingerprint(corpus)
-    bar = progress.add_task("exact duplicates", total=len(shards)) if progress else None
-    manifests = []
-    with open_database(corpus, workers, memory_limit) as database:
-        add_shards_view(database, "documents", shards, "id, source, repository, sha256, size_bytes, stars")
-        for statement in (_FILES, _REPOSITORIES, _DUPLICATES):
-            database.execute(statement)
-        for shard, table in shard_tables(database, _RESULT, shards):
-            sizes = table["size_bytes"].filter(table["duplicate_of"].is_valid())
-            counters = {
-                "documents_sha256": finished_manifest(shard)["sha256"],
-                "corpus_fingerprint": whole,
-                "duplicates": len(sizes),
-                "duplicate_bytes": sum(sizes.to_pylist()),
-            }
-            output = annotation_directory(corpus, NAME) / shard.name
-            manifests.append(
-                write_shard(ShardTask(output, inputs, write_table, (table.drop_columns("size_bytes"), counters)))
-            )
-            if progress:
-                progress.advance(bar)
+def kept_flags(annotation: pa.Table) -> np.ndarray:
+    files, repositories = (is_null(annotation, name) for name in ("duplicate_of", "repository_duplicate_of"))
+    return _FILE_KEPT * files + _REPOSITORY_KEPT * repositories
+
+
+def _annotate(level: Level, runner: Runner, rekey: bool) -> list[dict[str, Any]]:
+    catalogue = update_catalogue(level.corpus, runner)
+    earlier = level.earlier(catalogue, runner, rekey)
+    inputs = fingerprint(FORMAT, catalogue.digest, earlier.digest if earlier else None)
+    known = earlier.paths if earlier else ()
+    args = (catalogue.side(BY_DIGEST), catalogue.paths, known)
+    files = runner.reduce("equal files", level.work / "files", find_equal_files, inputs, args)
+    repositories = gather_repositories(catalogue, earlier, runner, level.work)
+    args = (repositories.side(BY_FILES), repositories.paths)
+    inputs = fingerprint(FORMAT, repositories.digest)
+    copies = runner.reduce("equal repositories", level.work / "copies", find_equal_repositories, inputs, args)
+    copied = spread_to_documents(
+        "files of equal repositories", repositories, copies.paths, copies.digest, runner, level.work / "copied"
+    )
+    args = (catalogue.paths, files.paths, copied.paths, repositories.paths)
+    manifests = level.annotate("exact duplicates", runner, earlier, write_annotation, args)
+    level.remove_work()
     return manifests
+
+
+def find_equal_files(
+    stream: BinaryIO,
+    _output: Path,
+    key_range: tuple[int, int],
+    runs: Sequence[Path],
+    catalogue: Sequence[Path],
+    earlier: Sequence[Path],
+) -> dict[str, Any]:
+    """Partition function: a run (position of a duplicate, position of its keeper)."""
+    where = _repeated(*read_runs(runs, key_range))
+    ranks = take_rows(catalogue, where, ["stars", "source", "repository", "id", "digest"])
+    groups = _equal_digests(ranks)
+    first = choose_keepers(groups, flags_at(earlier, where) & _FILE_KEPT, ranks, _FILE_ORDER)
+    return _write_duplicates(stream, where, first)
+
+
+def find_equal_repositories(
+    stream: BinaryIO, _output: Path, key_range: tuple[int, int], runs: Sequence[Path], repositories: Sequence[Path]
+) -> dict[str, Any]:
+    """Partition function: a run (position of a duplicate repository, position of its keeper)."""
+    where = _repeated(*read_runs(runs, key_range))
+    ranks = take_rows(repositories, where, ["stars", "source", "repository", "digest", "earlier"])
+    kept = (ranks["earlier"].to_numpy() & _REPOSITORY_KEPT) // _REPOSITORY_KEPT
+    first = choose_keepers(_equal_digests(ranks), kept, ranks, _REPOSITORY_ORDER)
+    return _write_duplicates(stream, where, first)
+
+
+def _repeated(found: np.ndarray, shards: np.ndarray) -> np.ndarray:
+    """The positions of rows whose key another row has too."""
+    keys = found["key"]
+    same = keys[1:] == keys[:-1]
+    repeated = np.append(same, False) | np.insert(same, 0, False) if len(keys) else np.zeros(0, bool)
+    return positions(shards[repeated], found["row"][repeated])
+
+
+def _equal_digests(table: pa.Table) -> np.ndarray:
+    """A number for each row, the same for equal digests."""
+    words = words_of(table["digest"])
+    order = np.lexsort(words.T[::-1])
+    starts, stops = group_bounds(*words[order].T)
+    groups = np.empty(len(words), np.int64)
+    groups[order] = np.repeat(np.arange(len(starts)), stops - starts)
+    return groups
+
+
+def _write_duplicates(stream: BinaryIO, where: np.ndarray, first: np.ndarray) -> dict[str, Any]:
+    duplicate = first != np.arange(len(first))
+    return write_run(stream, records(_KEEPER, key=where[duplicate], value=where[first[duplicate]]))
+
+
+def write_annotation(
+    stream: BinaryIO,
+    _shard: Path,
+    index: int,
+    counters: dict[str, Any],
+    catalogue: Sequence[Path],
+    files: Sequence[Path],
+    copied: Sequence[Path],
+    repositories: Sequence[Path],
+) -> dict[str, Any]:
+    """Shard function: the annotation of one documents shard."""
+    about = open_columns(catalogue[index])
+    keepers = take_results(files, index, about.num_rows, catalogue, "id")
+    copies = take_results(copied, index, about.num_rows, repositories, "name")
+    table = pa.table({"id": hex_of(about["id"]), "duplicate_of": hex_of(keepers), "repository_duplicate_of": copies})
+    sizes = about["size_bytes"].filter(table["duplicate_of"].is_valid())
+    kept_rows = hashlib.sha256(np.packbits(is_null(table, "duplicate_of")).tobytes()).hexdigest()
+    found = {"duplicates": len(sizes), "duplicate_bytes": sum(sizes.to_pylist()), "kept_rows": kept_rows}
+    return write_table(stream, table, counters | found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.dedup.exact import annotate_exact
+from data_prep.dedup.levels import deduplicate
 from data_prep.importing import import_documents
 from data_prep.select import load_config, select
 from data_prep.sources.base import IGNORED_FOLDERS, ImportLimits, SourceSpec
@@ -22,7 +22,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("standard_library") / "corpus"
     source = SourceSpec("folders", sysconfig.get_path("stdlib"), "standard_library")
     import_documents([source], folder, ImportLimits(ignored_folders=IGNORED_FOLDERS | {"site-packages"}), workers=2)
-    annotate_exact(folder, workers=2)
+    deduplicate(folder, workers=2)
     select(folder, "main", load_config())
     return folder
 

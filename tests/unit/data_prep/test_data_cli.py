@@ -29,7 +29,19 @@ def root(tmp_path, files):
 def test_import_dedup_select_inspect(tmp_path, root):
     corpus = tmp_path / "corpus"
     assert "60 documents" in run("import", corpus, f"code={root}", "--workers", "1")
-    assert "20 of 60 documents are exact duplicates" in run("dedup", corpus)
+    assert "20 of 60 documents are exact duplicates" in run("dedup", corpus, "--exact")
+    with pytest.raises(DataError, match=r"near_duplicate.*`data dedup`"):
+        run("select", corpus)
+    shown = run("dedup", corpus)
+    for text in (
+        "20 of 60 documents",
+        "near duplicates",
+        "GB per TB",
+        "repositories are nearly equal",
+        "repositories are nearly equal",
+        "0.70: 0.99",
+    ):
+        assert text in shown
     assert "of 60" in run(
         "select", corpus, "--language", "Python", "--held-out", "0.3", "--rule", "tiny=size_bytes < 3"
     )
@@ -39,7 +51,12 @@ def test_import_dedup_select_inspect(tmp_path, root):
     report = json.loads(run("inspect", corpus, "--json"))
     assert report == corpus_report(corpus, "main")
     assert report["import"]["drops"]["not_utf8"]["examples"] == ["r01/d.py"]
-    assert [step["rule"] for step in report["selection"]["dropped"]] == ["language", "exact_duplicate", "tiny"]
+    assert [step["rule"] for step in report["selection"]["dropped"]] == [
+        "language",
+        "exact_duplicate",
+        "near_duplicate",
+        "tiny",
+    ]
     assert len(report["repositories"]) == 20 == len({entry["repository"] for entry in report["repositories"]})
     assert {entry["split"] for entry in report["repositories"]} <= {"train", "held_out"}
 
@@ -63,7 +80,7 @@ def test_what_is_wrong_is_a_data_error(tmp_path, root):
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from typer.testing import CliRunner; from data_prep.cli import app\n"
-        "for command in ([], ['import'], ['select'], ['build'], ['inspect']):\n"
+        "for command in ([], ['import'], ['dedup'], ['select'], ['build'], ['inspect']):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "print({'duckdb', 'pyarrow', 'pygit2', 'numpy', 'torch'} & set(sys.modules))"
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.dedup.exact import annotate_exact
+from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut, mark_repositories
@@ -21,7 +21,7 @@ def corpus(tmp_path, files, take):
     content |= {f"r{i:02d}/m.js": f"let a = {i % 25};\n" for i in range(40)}
     files(tmp_path / "root", content)
     take(tmp_path / "root", shard_bytes=3000)
-    annotate_exact(tmp_path / "corpus", 1)
+    deduplicate(tmp_path / "corpus", 1)
     return tmp_path / "corpus"
 
 
@@ -87,7 +87,7 @@ def test_a_second_run_does_nothing_and_a_changed_rule_does(corpus):
     times = {path: path.stat().st_mtime_ns for path in (corpus / "selections").rglob("*")}
     assert select(corpus, "main", SelectionConfig()) == first == read_selection(corpus, "main")
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    other = select(corpus, "main", SelectionConfig(rules=RULES))
+    other = select(corpus, "main", SelectionConfig(variant="file", rules=RULES))
     assert other["digest"] != first["digest"]
     assert other["left"]["train"]["documents"] < first["left"]["train"]["documents"]
 
@@ -106,7 +106,7 @@ def test_a_damaged_or_old_selection_is_not_read(corpus, tmp_path, files, take):
         read_selection(corpus, "main")
     with pytest.raises(DataError, match="annotation exact_dedup"):
         select(corpus, "main", SelectionConfig())
-    annotate_exact(corpus, 1)
+    deduplicate(corpus, 1)
     select(corpus, "main", SelectionConfig())
     assert len(list((corpus / "selections/main").glob("*.parquet"))) == len(list_shards(corpus))
     with pytest.raises(DataError, match="there is no selection 'other'"):
@@ -274,5 +274,9 @@ def test_the_selection_is_json(corpus):
     select(corpus, "main", SelectionConfig())
     stored = json.loads((corpus / "selections/main/selection.json").read_text())
     assert stored["format"] == "data_prep.selection/1"
-    rule = {"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL", "if_annotated": None}
-    assert stored["config"]["rules"] == [rule]
+    rules = {rule["name"]: rule["drop"] for rule in stored["config"]["rules"]}
+    assert rules == {
+        "exact_duplicate": "exact_dedup.duplicate_of IS NOT NULL",
+        "near_duplicate": "near_dedup.duplicate_of IS NOT NULL",
+    }
+    assert SelectionConfig.model_validate(stored["config"]).variant == "file"

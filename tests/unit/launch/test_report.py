@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.dedup.exact import annotate_exact
+from data_prep.dedup.levels import deduplicate
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.report import corpus_report
 from data_prep.select import load_config, select
@@ -323,7 +323,7 @@ def test_a_real_corpus_is_shown(tmp_path: Path) -> None:
         (folder / "empty.py").write_text("\n")
     corpus = tmp_path / "corpus"
     import_documents([SourceSpec("folders", str(tmp_path / "code"), "code")], corpus, ImportLimits(), 1)
-    annotate_exact(corpus, 1, None, "256MB")
+    deduplicate(corpus, 1)
     select(corpus, "main", load_config(None, {"held_out": {"fraction": 0.3}}))
     data = corpus_report(corpus, "main")
     steps = {step.label: step.documents for step in waterfall(data)}

@@ -1,0 +1,73 @@
+"""Near pairs of the run before: what did not change is not compared again.
+
+A folder holds the pairs (by position), and which shards the positions were of. Those of which both items are of shards
+whose signatures are the same still hold; the other shards are *fresh*, and all that they may be near to is looked for.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from data_prep.dedup.pairs import pair_records
+from data_prep.partitions import ROW_BITS, Output, Runner, open_run, positions, write_run
+from data_prep.shards import ShardTask, fingerprint, write_json
+
+
+@dataclass(frozen=True)
+class KnownPairs:
+    """`settings` fingerprints what a pair depends on; `shards` are (name, digest) of those of this run."""
+
+    folder: Path
+    settings: str
+    shards: tuple[tuple[str, str], ...]
+
+    def moved(self) -> list[int]:
+        """For each shard of the run before, where it is now; -1 where it has changed or is gone."""
+        try:
+            state = json.loads((self.folder / "state.json").read_bytes())
+        except (OSError, ValueError):
+            return []
+        if state.get("settings") != self.settings:
+            return []
+        now = {shard: index for index, shard in enumerate(self.shards)}
+        return [now.get((name, digest), -1) for name, digest in state["shards"]]
+
+    def fresh(self) -> tuple[bool, ...]:
+        """Which shards of this run were not there before."""
+        known = set(self.moved())
+        return tuple(index not in known for index in range(len(self.shards)))
+
+    def carry(self, runner: Runner, work: Path) -> Output:
+        """Runs of the pairs that still hold, by their positions now."""
+        moved = self.moved()
+        tasks = []
+        for path in sorted(self.folder.glob("*.npy")) if moved else ():
+            made_of = fingerprint(path.name, path.stat().st_size, moved, self.settings)
+            tasks.append(ShardTask(work / "carried" / path.name, made_of, carry_pairs, (path, moved)))
+        return runner.run("known pairs", tasks)
+
+    def keep(self, pairs: Sequence[Path]) -> None:
+        """Moves the pairs of this run into the place of those before."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for path in pairs:
+            os.replace(path, self.folder / path.name)
+        write_json(self.folder / "state.json", {"settings": self.settings, "shards": self.shards})
+
+
+def carry_pairs(stream: BinaryIO, pairs: Path, moved: Sequence[int]) -> dict[str, Any]:
+    """Shard function: pairs of which both shards are still there, at their new positions."""
+    found, now = np.array(open_run(pairs)), np.array(moved)
+    places = []
+    for name in ("one", "other"):
+        shard = now[(found[name] >> np.uint64(ROW_BITS)).astype(np.int64)]
+        places.append((shard, found[name] & np.uint64((1 << ROW_BITS) - 1)))
+    there = (places[0][0] >= 0) & (places[1][0] >= 0)
+    one, other = (positions(shard[there], row[there]) for shard, row in places)
+    return write_run(stream, pair_records(one, other, found["shared"][there], found["total"][there]))

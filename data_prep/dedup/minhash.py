@@ -1,0 +1,252 @@
+"""MinHash signatures of sets, and of texts as sets of word n-grams.
+
+A word is a maximal run of ASCII letters and digits, underscores and bytes above 127; everything between words is left
+out, case is kept. A text is the set of its n-grams of words, hashed to 64 bits; a text of fewer than n words is the one
+n-gram of all its words, and a text without a word has no set and is like no other.
+
+A permutation is x -> a x + b modulo 2^32, a odd, of the upper half of the hash. The signature is cut into bands of rows
+(Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, section 3.4); two sets become a candidate pair when all rows
+of a band agree, which for Jaccard similarity s happens with probability 1 - (1 - s^rows)^bands. Beside the bands a
+*sketch* is kept, one byte per permutation, from which the similarity of a pair is estimated with an error known in
+advance (Li and Koenig, b-bit minwise hashing, 2010), so that most false candidates are never looked at again.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+
+_UNROLL = 8  # set members that one pass over the permutations takes in
+_FILTER = 1 << 12  # of a table of members seen last; repeated ones need no second look
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How a signature is cut up: `bands` times `rows` permutations."""
+
+    bands: int
+    rows: int
+
+    def probability(self, similarity: float) -> float:
+        """That a pair of this Jaccard similarity becomes a candidate."""
+        return 1 - (1 - similarity**self.rows) ** self.bands
+
+
+def choose_bands(permutations: int, threshold: float, recall: float) -> Bands:
+    """The most selective cut that finds pairs at `threshold` with probability of at least `recall`.
+
+    Rows are as many as possible (the more, the fewer false candidates), and bands as many as there is room for. Where
+    no cut reaches `recall`, bands have one row.
+    """
+    cuts = [Bands(permutations // rows, rows) for rows in range(permutations, 0, -1)]
+    return next((cut for cut in cuts if cut.probability(threshold) >= recall), cuts[-1])
+
+
+def estimate_floor(permutations: int, threshold: float, deviations: float) -> int:
+    """Equal bytes of two sketches below which a pair is not looked at: `deviations` under what `threshold` gives."""
+    agree = threshold + (1 - threshold) / 256
+    return max(0, math.floor(permutations * agree - deviations * math.sqrt(permutations * agree * (1 - agree))))
+
+
+def permutation_factors(permutations: int, seed: int) -> np.ndarray:
+    """a (odd) and b of each permutation, uint32 [2, permutations]; the same on every machine and numpy version."""
+    with np.errstate(over="ignore"):
+        counter = np.arange(2 * permutations, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        values = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    factors = (values >> np.uint64(32)).astype(np.uint32).reshape(2, permutations)
+    factors[0] |= 1
+    return factors
+
+
+def signatures(members: np.ndarray, offsets: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """MinHash signatures of sets of hashes, uint32 [sets, permutations].
+
+    Set i is members[offsets[i]:offsets[i + 1]], uint64.
+    """
+    out = np.empty((len(offsets) - 1, factors.shape[1]), np.uint32)
+    upper = (members >> np.uint64(32)).astype(np.uint32)
+    for index, (start, stop) in enumerate(pairwise(offsets)):
+        _minhash(upper[start:stop], stop - start, factors[0], factors[1], out[index])
+    return out
+
+
+def text_signatures(
+    flat: np.ndarray, offsets: np.ndarray, ngram_words: int, factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signatures of UTF-8 texts, uint32 [texts, permutations], and how many n-grams each has, repeated ones included.
+
+    Text i is flat[offsets[i]:offsets[i + 1]], uint8.
+    """
+    count = len(offsets) - 1
+    out, counts = np.empty((count, factors.shape[1]), np.uint32), np.empty(count, np.int64)
+    _text_signatures(flat, offsets, ngram_words, _is_word_byte(), factors[0], factors[1], out, counts)
+    return out, counts
+
+
+def text_set(text: np.ndarray, ngram_words: int) -> np.ndarray:
+    """The hashed word n-grams of a UTF-8 text (uint8): sorted, distinct, uint64."""
+    hashes = np.empty(len(text) // 2 + 2, np.uint64)
+    ordered = np.sort(hashes[: _ngrams(text, ngram_words, _is_word_byte(), hashes)])
+    distinct = np.ones(len(ordered), bool)
+    distinct[1:] = ordered[1:] != ordered[:-1]
+    return ordered[distinct]
+
+
+def band_keys(signature: np.ndarray, cut: Bands) -> np.ndarray:
+    """One 64-bit hash for each band of each signature, uint64 [sets, bands]; those of different bands differ."""
+    keys = np.empty((len(signature), cut.bands), np.uint64)
+    _band_keys(signature, cut.rows, keys)
+    return keys
+
+
+def count_equal(sketches: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """In how many bytes the sketches of each pair of rows agree."""
+    out = np.empty(len(left), np.int32)
+    _count_equal(sketches, left, right, out)
+    return out
+
+
+def overlaps(
+    left_sets: tuple[np.ndarray, np.ndarray],
+    right_sets: tuple[np.ndarray, np.ndarray],
+    left: np.ndarray,
+    right: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For pairs of sets: how many members they share, and have in all.
+
+    A collection of sets is (offsets, members): set i is members[offsets[i]:offsets[i + 1]], sorted and distinct.
+    """
+    shared = np.empty(len(left), np.uint32)
+    _count_shared(*left_sets, *right_sets, left, right, shared)
+    sizes = [np.diff(offsets)[chosen] for (offsets, _), chosen in ((left_sets, left), (right_sets, right))]
+    return shared, (sizes[0] + sizes[1] - shared).astype(np.uint32)
+
+
+def _is_word_byte() -> np.ndarray:
+    table = np.zeros(256, np.bool_)
+    table[128:] = True
+    table[[ord(c) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"]] = True
+    return table
+
+
+@numba.njit(nogil=True, cache=True)
+def _finish(h):
+    h = (h ^ (h >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    h = (h ^ (h >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return h ^ (h >> np.uint64(32))
+
+
+@numba.njit(nogil=True, cache=True)
+def _ngrams(text, n, is_word_byte, out):
+    """Hashes of all n-grams in their order; returns how many. `out` has room for half as many as bytes, and two."""
+    last = np.zeros(n, np.uint64)
+    words = 0
+    count = 0
+    word = np.uint64(0)
+    inside = False
+    for position in range(len(text) + 1):
+        if position < len(text) and is_word_byte[text[position]]:
+            if not inside:
+                word = np.uint64(14695981039346656037)
+                inside = True
+            word = (word ^ np.uint64(text[position])) * np.uint64(1099511628211)
+        elif inside:
+            inside = False
+            last[words % n] = word ^ (word >> np.uint64(29))
+            words += 1
+            if words >= n:
+                total = np.uint64(0)
+                slot = words % n
+                for _ in range(n):
+                    total = total * np.uint64(0x9E3779B97F4A7C15) + last[slot]
+                    slot = slot + 1 if slot + 1 < n else 0
+                out[count] = _finish(total)
+                count += 1
+    if 0 < words < n:
+        total = np.uint64(words)
+        for slot in range(words):
+            total = total * np.uint64(0x9E3779B97F4A7C15) + last[slot]
+        out[0] = _finish(total)
+        count = 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _minhash(members, count, a, b, out):
+    """Element-wise minimum over members of a * member + b, modulo 2^32."""
+    out[:] = np.uint32(0xFFFFFFFF)
+    whole = count - count % _UNROLL
+    for start in range(0, whole, _UNROLL):
+        m0, m1, m2, m3 = members[start], members[start + 1], members[start + 2], members[start + 3]
+        m4, m5, m6, m7 = members[start + 4], members[start + 5], members[start + 6], members[start + 7]
+        for k in range(len(a)):
+            low = min(np.uint32(a[k] * m0 + b[k]), np.uint32(a[k] * m1 + b[k]))
+            low = min(low, min(np.uint32(a[k] * m2 + b[k]), np.uint32(a[k] * m3 + b[k])))
+            low = min(low, min(np.uint32(a[k] * m4 + b[k]), np.uint32(a[k] * m5 + b[k])))
+            low = min(low, min(np.uint32(a[k] * m6 + b[k]), np.uint32(a[k] * m7 + b[k])))
+            out[k] = min(out[k], low)
+    for index in range(whole, count):
+        member = members[index]
+        for k in range(len(a)):
+            out[k] = min(out[k], np.uint32(a[k] * member + b[k]))
+
+
+@numba.njit(nogil=True, cache=True)
+def _text_signatures(flat, offsets, n, is_word_byte, a, b, out, counts):
+    longest = 0
+    for index in range(len(counts)):
+        longest = max(longest, offsets[index + 1] - offsets[index])
+    hashes = np.empty(longest // 2 + 2, np.uint64)
+    members = np.empty(longest // 2 + 2, np.uint32)
+    seen = np.zeros(_FILTER, np.uint32)
+    for index in range(len(counts)):
+        count = _ngrams(flat[offsets[index] : offsets[index + 1]], n, is_word_byte, hashes)
+        counts[index] = count
+        kept = 0
+        seen[:] = 0
+        for position in range(count):
+            member = np.uint32(hashes[position] >> np.uint64(32))
+            slot = member % np.uint32(_FILTER)
+            if seen[slot] != member or member == 0:
+                seen[slot] = member
+                members[kept] = member
+                kept += 1
+        _minhash(members, kept, a, b, out[index])
+
+
+@numba.njit(nogil=True, cache=True)
+def _band_keys(signature, rows, keys):
+    for index in range(keys.shape[0]):
+        for band in range(keys.shape[1]):
+            key = np.uint64(band + 1)
+            for row in range(band * rows, (band + 1) * rows):
+                key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(signature[index, row])
+                key = key ^ (key >> np.uint64(29))
+            keys[index, band] = _finish(key)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_equal(sketches, left, right, out):
+    for pair in range(len(left)):
+        one, other = sketches[left[pair]], sketches[right[pair]]
+        equal = np.int32(0)
+        for k in range(len(one)):
+            equal += np.int32(one[k] == other[k])
+        out[pair] = equal
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_shared(left_offsets, left_members, right_offsets, right_members, left, right, out):
+    for pair in range(len(left)):
+        i, i_end = left_offsets[left[pair]], left_offsets[left[pair] + 1]
+        j, j_end = right_offsets[right[pair]], right_offsets[right[pair] + 1]
+        shared = 0
+        while i < i_end and j < j_end:
+            one, other = left_members[i], right_members[j]
+            shared += one == other
+            i += one <= other
+            j += other <= one
+        out[pair] = shared
