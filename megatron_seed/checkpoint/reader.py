@@ -166,18 +166,20 @@ class CheckpointReader:
 
     def read_slice(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
         """The box of `sizes` elements that starts at `offsets`, reading only the chunks that overlap it."""
+        result = torch.empty(tuple(sizes), dtype=self.info(key).dtype)
+        self.read_into(key, offsets, result)
+        return result
+
+    def read_into(self, key: str, offsets: Sequence[int], target: torch.Tensor) -> None:
+        """As read_slice, into a contiguous tensor of the box's shape and the tensor's dtype."""
         shape, dtype = self.info(key)
-        wanted = _Box(tuple(offsets), tuple(sizes))
+        wanted = _Box(tuple(offsets), tuple(target.shape))
         if len(offsets) != len(shape) or not _Box((0,) * len(shape), shape).contains(wanted):
-            raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no {list(sizes)} at {list(offsets)}")
+            raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no {list(wanted.sizes)} at {list(offsets)}")
         parts = list(self._chunks[key].over(wanted))
         self._check_coverage(key, wanted, [part for part, _ in parts])
-        if len(parts) == 1:
-            return self._read_part(key, *parts[0], dtype).contiguous()
-        result = torch.empty(tuple(sizes), dtype=dtype)
         for part, chunk in parts:
-            result[part.within(wanted)] = self._read_part(key, part, chunk, dtype)
-        return result
+            self._read_part(key, part, chunk, dtype, target if part == wanted else target[part.within(wanted)])
 
     def read_object(self, key: str) -> Any:
         """One of `objects`: tensors and plain containers, nothing else is built."""
@@ -187,22 +189,20 @@ class CheckpointReader:
         except _BROKEN as error:
             raise self._damaged(key, chunk, error) from error
 
-    def _read_part(self, key: str, part: _Box, chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of its own, but perhaps not contiguous; no more is read than lies between its first and its last
-        element, unless torch has to read the chunk."""
+    def _read_part(self, key: str, part: _Box, chunk: _Chunk, dtype: torch.dtype, target: torch.Tensor) -> None:
         path = f"{self.path}/{chunk.file}"
         try:
             with open(path, "rb", buffering=0) as file:
                 numbers = self._numbers_of(file, chunk)
                 if numbers is not None and (numbers.shape, numbers.dtype) == (chunk.box.sizes, dtype):
-                    starts = [box.start for box in part.within(chunk.box)]
-                    return numbers.read(file, starts, part.sizes)
+                    numbers.read(file, [box.start for box in part.within(chunk.box)], target)
+                    return
         except OSError as error:
             raise SeedError(f"{path}: cannot read {key}: {error.strerror}") from error
         except EOFError as error:
             raise self._damaged(key, chunk, error) from error
         with self._lock:  # one whole chunk in memory at a time
-            return self._read_chunk(key, chunk, dtype)[part.within(chunk.box)].clone()
+            target.copy_(self._read_chunk(key, chunk, dtype)[part.within(chunk.box)])
 
     def _numbers_of(self, file: BinaryIO, chunk: _Chunk) -> Numbers | None:
         if chunk not in self._numbers:

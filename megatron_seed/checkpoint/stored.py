@@ -65,17 +65,25 @@ class Numbers:
     start: int
     """Byte of the file at which element [0, 0, ...] lies."""
 
-    def read(self, file: BinaryIO, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
-        """The box of `sizes` that starts at `offsets`: a view of exactly the bytes from its first element to its last.
+    def read(self, file: BinaryIO, offsets: Sequence[int], target: torch.Tensor) -> None:
+        """Fill `target` with the box of its shape that starts at `offsets`, reading from its first to its last element.
 
         Raises EOFError when the file is shorter.
         """
-        if 0 in sizes:
-            return torch.empty(tuple(sizes), dtype=self.dtype)
+        if not target.numel():
+            return
         first = sum(offset * stride for offset, stride in zip(offsets, self.strides, strict=True))
-        buffer = torch.empty(_span(sizes, self.strides), dtype=self.dtype)
+        span = _span(target.shape, self.strides)
+        # A box without gaps, in the usual order, goes where it belongs; others are taken out of what they span.
+        direct = span == target.numel() and target.is_contiguous() and self._is_ordered(target.shape)
+        buffer = target.view(-1) if direct else torch.empty(span, dtype=self.dtype)
         _read_into(file, memoryview(buffer.view(torch.uint8).numpy()), self.start + first * self.dtype.itemsize)
-        return buffer.as_strided(tuple(sizes), self.strides)
+        if not direct:
+            target.copy_(buffer.as_strided(target.shape, self.strides))
+
+    def _is_ordered(self, sizes: Sequence[int]) -> bool:
+        strides = [stride for stride, size in zip(self.strides, sizes, strict=True) if size > 1]
+        return strides == sorted(strides, reverse=True)
 
 
 def find_numbers(file: BinaryIO, start: int, length: int) -> Numbers | None:

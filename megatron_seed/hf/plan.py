@@ -24,8 +24,8 @@ from megatron_seed.hf.shards import header_bytes
 from megatron_seed.hf.slices import DTYPES, Dtype, Source, check_tensors, checkpoint_dtype, hf_sources
 
 SHARD_BYTES = 4 * 10**9
-BLOCK_BYTES = 2**20
-"""What is read, digested and written before it leaves a core's cache; 3 MiB take half as long again."""
+BLOCK_BYTES = 2 * 2**20
+"""What is read, digested and written before it leaves a core's cache; more takes half as long again."""
 _LIBRARIES_BYTES = 10**9
 
 

@@ -18,7 +18,7 @@ from megatron_seed.hf.mapping import Row, Shape, places
 Dtype = Literal["bf16", "fp16", "fp32"]
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Item = TypeVar("Item")
-_WHOLE = 1 << 62
+_LARGE = 1 << 26
 
 
 def check_tensors(reader: CheckpointReader, rows: Sequence[Row], config: ModelConfig) -> None:
@@ -70,20 +70,30 @@ class Source:
         return math.prod(self.shape)
 
     def blocks(self, reader: CheckpointReader, dtype: torch.dtype, block_bytes: int) -> Iterator[torch.Tensor]:
-        """Its rows as contiguous tensors of at most so many bytes (or of one row), converted to `dtype`."""
-        row = self.shape[1:]
-        rows_per_block = max(1, block_bytes // (math.prod(row) * reader.info(self.key).dtype.itemsize))
+        """Its rows as contiguous tensors of at most so many bytes (or of one row), converted to `dtype`.
+
+        A block may lie in the memory of the one before.
+        """
+        row, stored = self.shape[1:], reader.info(self.key).dtype
+        row_elements = math.prod(row)
+        rows_per_block = max(1, block_bytes // (row_elements * stored.itemsize))
+        buffer = torch.empty(min(rows_per_block * row_elements, self.elements), dtype=stored)
         place = () if self.layer is None else (self.layer,)
         for run in self.runs:
             for first in run[::rows_per_block]:
                 count = min(rows_per_block, run.stop - first)
-                offsets, sizes = (*place, first, *(0 for _ in row)), (*(1 for _ in place), count, *row)
-                block = reader.read_slice(self.key, offsets, sizes)
-                yield convert(block.view(count, *row), dtype, self.name)
+                block = buffer[: count * row_elements].view(count, *row)
+                target = block if self.layer is None else block[None]
+                reader.read_into(self.key, (*place, first, *(0 for _ in row)), target)
+                yield convert(block, dtype, self.name)
 
     def read(self, reader: CheckpointReader, dtype: torch.dtype) -> torch.Tensor:
         """The whole tensor."""
-        return torch.cat(list(self.blocks(reader, dtype, _WHOLE)))
+        whole, begin = torch.empty(self.shape, dtype=dtype), 0
+        for block in self.blocks(reader, dtype, _LARGE):
+            whole[begin : begin + len(block)] = block
+            begin += len(block)
+        return whole
 
 
 def hf_sources(rows: Sequence[Row], config: ModelConfig) -> dict[str, Source]:
@@ -104,6 +114,8 @@ def hf_shapes(rows: Sequence[Row], config: ModelConfig) -> dict[str, Shape]:
 def convert(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     """The same values in another dtype, contiguous; SeedError when finite values would become infinite."""
     converted = tensor.to(dtype).contiguous()
+    if converted.dtype == tensor.dtype:
+        return converted
     narrower = torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
     if narrower and not converted.isfinite().all() and not torch.equal(tensor.isfinite(), converted.isfinite()):
         raise SeedError(f"{name}: values up to {tensor.abs().max():.3g} do not fit {dtype}; export as bf16 or fp32")
