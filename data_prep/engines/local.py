@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from data_prep.engines.base import Call
+from data_prep.engines.calls import answer, died, result_of
 from data_prep.errors import DataError
 
 ATTEMPTS = 2
-
-
-class RemoteTraceback(Exception):
-    """The traceback of a failure in a worker, as text; the cause of the `DataError` that reports it."""
 
 
 @dataclass(eq=False)
@@ -44,7 +40,7 @@ class LocalEngine:
         if self.workers < 1:
             raise DataError(f"workers is {self.workers}; it must be at least 1")
         if self.workers == 1 or len(calls) <= 1:
-            yield from _run_here(calls)
+            yield from ((index, result_of(call, answer(call))) for index, call in enumerate(calls))
             return
         yield from self._run_pool(calls)
 
@@ -62,12 +58,11 @@ class LocalEngine:
                     worker = next(w for w in pool if w.connection is ready)
                     index = worker.index
                     try:
-                        failure, result = worker.connection.recv()
+                        given = worker.connection.recv()
                     except (EOFError, ConnectionResetError):
                         pool[pool.index(worker)] = self._replace(context, worker, calls, deaths, waiting)
                         continue
-                    if failure is not None:
-                        _fail(calls[index].label, failure)
+                    result = result_of(calls[index], given)
                     _give(worker, waiting, calls)
                     left -= 1
                     yield index, result
@@ -85,10 +80,7 @@ class LocalEngine:
         dead.connection.close()
         deaths[dead.index] += 1
         if deaths[dead.index] >= ATTEMPTS:
-            raise DataError(
-                f"{calls[dead.index].label}: the worker died {ATTEMPTS} times ({_death(dead.process)}); "
-                "everything else that was finished is kept: if memory ran out, use fewer workers, and run again"
-            )
+            died(calls[dead.index], ATTEMPTS, _death(dead.process))
         waiting.appendleft(dead.index)
         worker = _start(context)
         _give(worker, waiting, calls)
@@ -112,10 +104,9 @@ def _give(worker: _Worker, waiting: deque[int], calls: Sequence[Call]) -> None:
     worker.index = waiting.popleft() if waiting else None
     if worker.index is None:
         return
-    call = calls[worker.index]
     # A worker that died just now is noticed when its answer is read; the call then goes to another.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        worker.connection.send((call.function, call.args))
+        worker.connection.send(calls[worker.index])
 
 
 def _retire(worker: _Worker) -> bool:
@@ -125,40 +116,18 @@ def _retire(worker: _Worker) -> bool:
 
 
 def _serve(connection: Connection) -> None:
-    """The life of a worker: calls in, (failure, result) out, until the connection closes or the parent is gone."""
+    """The life of a worker: calls in, answers out, until the connection closes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     while True:
         try:
-            function, args = connection.recv()
+            call = connection.recv()
         except (EOFError, OSError):  # the run has ended, or its process has
             return
-        try:
-            answer = (None, function(*args))
-        except Exception as error:
-            answer = ((isinstance(error, DataError), f"{error}", type(error).__name__, traceback.format_exc()), None)
-        connection.send(answer)
+        connection.send(answer(call))
 
 
 def _exit_with_parent() -> None:
     """A worker that outlived a killed run could overwrite what the next run writes."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-def _run_here(calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
-    for index, call in enumerate(calls):
-        try:
-            result = call.function(*call.args)
-        except Exception as error:
-            _fail(
-                call.label,
-                (isinstance(error, DataError), f"{error}", type(error).__name__, traceback.format_exc()),
-            )
-        yield index, result
-
-
-def _fail(label: str, failure: tuple[bool, str, str, str]) -> None:
-    meant_for_user, message, kind, trace = failure
-    text = message if meant_for_user else f"{kind}: {message}"
-    raise DataError(f"{label}: {text}") from RemoteTraceback(trace)
