@@ -157,13 +157,6 @@ class CheckpointReader:
         shape = self.info(key).shape
         return self.read_slice(key, (0,) * len(shape), shape)
 
-    def read_layer(self, key: str, layer: int) -> torch.Tensor:
-        """`tensor[layer]`, reading only the chunks that hold some of it."""
-        shape = self.info(key).shape
-        if not shape or not 0 <= layer < shape[0]:
-            raise SeedError(f"{self.path}: {key} has shape {list(shape)}, no layer {layer}")
-        return self.read_slice(key, (layer, *(0,) * (len(shape) - 1)), (1, *shape[1:]))[0]
-
     def read_slice(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
         """The box of `sizes` elements that starts at `offsets`, reading only the chunks that overlap it."""
         result = torch.empty(tuple(sizes), dtype=self.info(key).dtype)

@@ -139,7 +139,8 @@ def memory_per_stage(
 
 
 def checkpoint_bytes(recipe: Recipe) -> float:
-    """Size of a checkpoint: parameters as they train, and their fp32 copies with both moments; with padding."""
+    """Most that a checkpoint takes: parameters as they train, and their fp32 copies with both moments; with padding.
+    In fp32 without replicas the two are one, and it is a quarter less."""
     whole = stage_parameters(recipe.model, LayoutConfig(), 0)
     return whole * ((2 if recipe.precision == "bf16" else FP32) + 3 * FP32)
 

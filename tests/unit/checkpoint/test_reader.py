@@ -77,7 +77,6 @@ def test_reads_any_box_of_any_chunks(data: st.DataObject, tmp_path_factory: pyte
     box = tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
     reader = CheckpointReader(directory)
     assert torch.equal(reader.read_slice(KEY, offsets, sizes), tensor[box])
-    assert torch.equal(reader.read_layer(KEY, offsets[0]), tensor[offsets[0]])
 
 
 def test_agrees_with_torchs_own_reader(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -95,9 +94,10 @@ def test_a_layer_is_read_without_the_files_of_others(tmp_path: Path, tensors: di
         reader = CheckpointReader(tmp_path)
         ends = [chunk.start + chunk.length for chunk in reader._chunks[KEY] if chunk.box.offsets[0] == 0]
         file.truncate(max(ends))
-    assert torch.equal(reader.read_layer(KEY, 0), tensors[KEY][0])
+    layer = (1, *tensors[KEY].shape[1:])
+    assert torch.equal(reader.read_slice(KEY, (0, 0, 0), layer), tensors[KEY][:1])
     with pytest.raises(SeedError, match=r"__0_0\.distcp: truncated: decoder"):
-        reader.read_layer(KEY, 2)
+        reader.read_slice(KEY, (2, 0, 0), layer)
 
 
 class Payload:
@@ -175,8 +175,6 @@ def test_what_is_not_there_is_named(tmp_path: Path, tensors: dict[str, torch.Ten
     reader = CheckpointReader(tmp_path)
     with pytest.raises(SeedError, match="no tensor lm_head; model tensors: decoder"):
         reader.read("lm_head")
-    with pytest.raises(SeedError, match="no layer 3"):
-        reader.read_layer(KEY, 3)
     with pytest.raises(SeedError, match=r"no \[1, 9, 6\]"):
         reader.read_slice(KEY, (0, 0, 0), (1, 9, 6))
 
