@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -170,7 +171,8 @@ def test_the_model_is_the_same_bit_for_bit(killed: Path, never_killed: Path) -> 
 
 def test_each_step_is_recorded_once(killed: Path, never_killed: Path) -> None:
     assert [row["step"] for row in metrics(killed, "train")] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in metrics(killed, "evaluation")] == list(range(0, STEPS + 1, EVERY_STEPS))
+    evaluated = [(row["step"], row["source"]) for row in metrics(killed, "evaluation")]
+    assert evaluated == list(itertools.product(range(0, STEPS + 1, EVERY_STEPS), ("held_out", "infilling")))
     for kind in ("train", "evaluation"):
         ours, theirs = ([row["loss"] for row in metrics(run_dir, kind)] for run_dir in (killed, never_killed))
         assert ours == theirs
