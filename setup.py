@@ -26,8 +26,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
     package_data={
-        "data_prep": ["annotators/*.json"],
-        "launch": ["report/*.j2", "report/*.css", "compare/*.j2", "compare/*.css"],
+        "data_prep": ["annotators/*.json", "report/*.j2", "report/*.css"],
+        "launch": ["report/*.j2", "compare/*.j2", "compare/*.css"],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
     },
     install_requires=[

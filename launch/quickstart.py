@@ -22,9 +22,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.report.formats import size
 from data_prep.shards import write_atomic, write_json
 from data_prep.sources.base import IGNORED_FOLDERS, ImportLimits, SourceSpec
-from launch.report.formats import size
 from launch.stages import Stages, move_aside
 from megatron_seed.config.load import dump_recipe, load_recipe
 from megatron_seed.config.schema import Recipe

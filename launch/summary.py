@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from launch.report.formats import visible
+from data_prep.report.formats import visible
 
 
 def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> None:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
+from data_prep.report.formats import visible
+from data_prep.report.svg import LINE, RUNS, render
 from launch.compare.curves import Axis, Curve
-from launch.report.formats import visible
-from launch.report.svg import LINE, RUNS, render
 
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
 _AXES = {"tokens": "tokens trained on", "flops": "FLOPs of training (causal)"}

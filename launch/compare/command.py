@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.report.formats import visible
 from launch.compare.differences import differences
 from launch.compare.page import write_page
 from launch.compare.read import RunRecord, read_runs
 from launch.compare.summary import lines
-from launch.report.formats import visible
 
 _DIFFERENCES_SHOWN = 20
 _NAMES_WIDTH = 34

@@ -10,14 +10,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from data_prep.report.environment import environment
+from data_prep.report.svg import RUNS
 from data_prep.shards import write_atomic
 from launch.compare.charts import Look, overlay, style_of
 from launch.compare.curves import Curve, evaluation_curves, train_curves
 from launch.compare.differences import differences
 from launch.compare.read import Row, RunRecord
 from launch.compare.summary import lines, tokenizers_differ
-from launch.report.page import environment
-from launch.report.svg import RUNS
 
 _EVENTS_SHOWN = 40
 _TRAIN_LOOKS = (

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.report.formats import MISSING, count, decimal, duration, percent, size
 from launch.compare.curves import last_smoothed, tokens_at
 from launch.compare.read import RunRecord
-from launch.report.formats import MISSING, count, decimal, duration, percent, size
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""The charts of the page."""
+"""The chart of the page that shows training."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,58 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from launch.report.formats import count, visible
-from launch.report.svg import DROP, HELD_OUT, INK, LEVEL, LINE, MUTED, PAPER, TRAIN, render
-from launch.report.waterfall import Step
+from data_prep.report.charts import bare
+from data_prep.report.svg import HELD_OUT, LINE, MUTED, TRAIN, render
 
-_BARS = {"level": LEVEL, "drop": DROP, "train": TRAIN, "held_out": HELD_OUT}
-_LABEL_CHARACTERS = 32
 Points = list[dict[str, Any]]
-
-
-def waterfall_chart(steps: Sequence[Step]) -> dict[str, Markup] | None:
-    """Bars of documents: every level from zero, every drop where it leaves the level before it. None without steps."""
-    if not steps or not steps[0].documents:
-        return None
-    first, last = steps[0], steps[-1]
-    text = f"From {count(first.documents)} {first.label} to {count(last.documents)} {last.label}; listed in the table."
-    heights = {"wide": 26 * len(steps) + 12, "narrow": 42 * len(steps) + 12}
-    return render("waterfall", "What was found, dropped and kept", text, heights, partial(_draw_waterfall, steps))
-
-
-def _draw_waterfall(steps: Sequence[Step], figure: Figure, narrow: bool) -> None:
-    axes = figure.subplots()
-    _bare(axes)
-    end = steps[0].documents
-    least = end * (0.006 if narrow else 0.0025)  # so that a drop of one file can be seen
-    for row, step in enumerate(steps):
-        width = max(step.documents, least) if step.documents else 0
-        axes.barh(row, width, left=step.start, height=0.36 if narrow else 0.62, color=_BARS[step.kind])
-        _amount(axes, step, row, end)
-        if narrow:
-            axes.text(0, row - 0.42, _short(step.label), va="center")
-    labels = [] if narrow else [_short(step.label) for step in steps]
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xticks([])
-    axes.set(xlim=(0, end * 1.004), ylim=(len(steps) - 0.5, -0.72 if narrow else -0.5))
-
-
-def _short(label: str) -> str:
-    shown = visible(label)
-    return shown if len(shown) <= _LABEL_CHARACTERS else f"{shown[: _LABEL_CHARACTERS - 1]}…"
-
-
-def _amount(axes: Axes, step: Step, row: int, end: int) -> None:
-    """The number of a bar: after it, or where that would leave the chart, inside a long one or before a short one."""
-    sign = "−" if step.kind == "drop" and step.documents else ""
-    right, gap = step.start + step.documents, end * 0.01
-    if right <= 0.75 * end:
-        place, align, colour = right + gap, "left", INK
-    elif step.kind != "drop" and step.documents > 0.3 * end:
-        place, align, colour = right - gap, "right", PAPER
-    else:
-        place, align, colour = step.start - gap, "right", INK
-    axes.text(place, row, sign + count(step.documents), ha=align, va="center_baseline", color=colour)
 
 
 def loss_chart(training: dict[str, Any] | None) -> dict[str, Markup] | None:
@@ -89,7 +40,7 @@ def _draw_loss(curve: Points, held_out: Points, entropy: float | None, figure: F
     shares = [4, 1] if rates else [1]
     panels = figure.subplots(len(shares), 1, sharex=True, squeeze=False, height_ratios=shares)[:, 0]
     for axes in panels:
-        _bare(axes)
+        bare(axes)
         axes.grid(color=LINE, linewidth=1)
     _losses(panels[0], curve, held_out, entropy)
     if rates:
@@ -114,8 +65,3 @@ def _losses(axes: Axes, curve: Points, held_out: Points, entropy: float | None) 
         axes.axhline(entropy, color=MUTED, linestyle=(0, (5, 4)), linewidth=1.2, label="unigram entropy")
     axes.set_ylabel("loss, nats per token")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, handlelength=1.4, columnspacing=1.1)
-
-
-def _bare(axes: Axes) -> None:
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)

@@ -1,18 +1,14 @@
 """The report of a run, from raw code to a Hugging Face model: one HTML page, no script, nothing loaded."""
 
-import math
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-
+from data_prep.report.charts import waterfall_chart
+from data_prep.report.environment import environment, parts
+from data_prep.report.waterfall import below_cap, waterfall
 from data_prep.shards import write_atomic
-from launch.report.charts import loss_chart, waterfall_chart
-from launch.report.formats import FILTERS, visible
+from launch.report.charts import loss_chart
 from launch.report.summary import layout, model_facts, tiles
-from launch.report.waterfall import below_cap, waterfall
 
 TOP_LANGUAGES = 12
 TOP_REPOSITORIES = 10
@@ -32,42 +28,19 @@ def write_report(results: dict[str, Any], path: Path) -> None:
 def render_page(results: dict[str, Any]) -> str:
     """The page as text."""
     steps = waterfall(results.get("data"))
-    template = environment().get_template("template.html.j2")
+    template = environment(Path(__file__).parent).get_template("template.html.j2")
     page = template.render(
         results=results,
         tiles=tiles(results),
         steps=steps,
         charts={"waterfall": waterfall_chart(below_cap(steps)), "loss": loss_chart(results.get("training"))},
-        languages=_parts(_languages(results.get("data")), TOP_LANGUAGES),
-        repositories=_parts((results.get("data") or {}).get("repositories") or [], TOP_REPOSITORIES),
+        languages=parts(_languages(results.get("data")), TOP_LANGUAGES),
+        repositories=parts((results.get("data") or {}).get("repositories") or [], TOP_REPOSITORIES),
         layout=layout(results.get("training")),
         model_facts=model_facts(results.get("model") or {}),
         seconds={stage: taken for stage, taken in (results.get("seconds") or {}).items() if taken is not None},
     )
     return page.strip() + "\n"
-
-
-@cache
-def environment(folder: Path = Path(__file__).parent) -> Environment:
-    """Escapes everything that is printed and makes its invisible characters visible; what is missing prints nothing.
-
-    Templates come from `folder`, and from this one.
-    """
-    made = Environment(
-        autoescape=True,
-        loader=FileSystemLoader([folder, Path(__file__).parent]),
-        undefined=ChainableUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= FILTERS | {"log": math.log}
-    return made
-
-
-def _parts(rows: Sequence[Any], top: int) -> dict[str, Sequence[Any]]:
-    """The rows to show at once and those behind a click; a single one is not worth a click."""
-    return {"first": rows[:top], "rest": rows[top:]} if len(rows) > top + 1 else {"first": rows, "rest": []}
 
 
 def _languages(data: dict[str, Any] | None) -> list[dict[str, Any]]:

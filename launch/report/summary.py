@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from launch.report.formats import count, decimal
+from data_prep.report.formats import count, decimal
 
 LAYOUT = {
     "tensor_parallel": "processes share the matrices of every layer",

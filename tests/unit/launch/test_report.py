@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from data_prep.dedup.levels import deduplicate
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.report import corpus_report
+from data_prep.report.formats import count, decimal, duration, percent, size, visible
+from data_prep.report.waterfall import below_cap, waterfall
 from data_prep.select import load_config, select
 from launch.report import write_report
-from launch.report.formats import count, decimal, duration, percent, size, visible
 from launch.report.page import TOP_LANGUAGES, render_page
-from launch.report.waterfall import below_cap, waterfall
 
 HOSTILE = "<script>alert(1)</script> \" ' & <!-- --> </style> </svg> ]]> {{ 7 * 7 }} $x^2$ \x00\x1b\u202e"
 

@@ -13,7 +13,7 @@ import matplotlib.style
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from launch.report.formats import visible
+from data_prep.report.formats import visible
 
 WIDTHS = {"wide": 880, "narrow": 350}
 _PIXELS_PER_INCH = 72  # of matplotlib's SVG
