@@ -266,10 +266,11 @@ def index(
     """Make the document orders of large builds before a run needs them."""
     from megatron_seed.config.load import load_recipe
     from megatron_seed.data.order import build_orders
+    from megatron_seed.train.standing import reading_of
 
     loaded = load_recipe(recipe, overrides or ())
     with _bars() as bars:
-        orders = build_orders(loaded, bars)
+        orders = build_orders(loaded, bars, reading=reading_of(loaded))
     typer.echo(f"{loaded.order_cache}: {orders.made} document orders made, {orders.present} were there")
 
 

@@ -56,9 +56,9 @@ class Progress(BaseModel):
     """Checkpoint of another run that this one began with."""
 
     def new_segment(self, cursors: dict[str, Cursor]) -> Progress:
-        """Sources go on from `cursors`, in an order of their own."""
+        """Sources go on from `cursors`, in an order of their own; what losses are usual there is to be seen."""
         jumps = tuple(jump for jump in self.jumps if jump.phase != self.phase)
-        new = {"cursors": cursors, "segment_samples": 0, "blend": None, "jumps": jumps, "skips": 0}
+        new = {"cursors": cursors, "segment_samples": 0, "blend": None, "jumps": jumps, "skips": 0, "recent_losses": ()}
         return self.model_copy(update=new)
 
 

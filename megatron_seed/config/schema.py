@@ -145,6 +145,11 @@ class LearningRate(Section):
     decay_tokens: Annotated[int, Field(ge=0)] = 0
     """Length of the final decay of warmup_stable_decay."""
 
+    @property
+    def depends_on_budget(self) -> bool:
+        """The rate at a token is another one when the phase is longer."""
+        return self.schedule in ("cosine", "linear", "warmup_stable_decay")
+
     @model_validator(mode="after")
     def _minimum_below_peak(self) -> LearningRate:
         if self.minimum > self.peak:
@@ -244,7 +249,11 @@ class PhaseConfig(Section):
     @property
     def steps(self) -> int:
         """Optimizer steps of the phase."""
-        steps = consumed = 0
+        return self.steps_after(0)
+
+    def steps_after(self, consumed: int) -> int:
+        """Steps that are left with so many tokens of the phase consumed."""
+        steps = 0
         while consumed < self.tokens and (size := self.batch_size_at(consumed)) < self.global_batch_size:
             steps, consumed = steps + 1, consumed + size * self.sequence_length
         return steps + math.ceil(max(0, self.tokens - consumed) / self.tokens_per_step)

@@ -32,6 +32,11 @@ class Cursor(BaseModel):
         """Tokens given so far."""
         return self.frontier - sum(stop - start for start, stop in self.leftovers)
 
+    @property
+    def first(self) -> int:
+        """First place of the stream that was not given yet."""
+        return self.leftovers[0][0] if self.leftovers else self.frontier
+
 
 @dataclass(frozen=True)
 class Windows:

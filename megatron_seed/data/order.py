@@ -6,14 +6,14 @@ import bisect
 import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from rich.progress import Progress
 
-from megatron_seed.config.schema import Recipe
+from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.data.files import write_whole
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.keyed import keyed_permutation
@@ -63,12 +63,26 @@ class Orders(NamedTuple):
     """Files that were there."""
 
 
-def build_orders(recipe: Recipe, progress: Progress | None = None, check: Callable[[], None] = lambda: None) -> Orders:
-    """Make every large order that the recipe's phases will read, where it is not there already.
+class Reading(NamedTuple):
+    """What a run has still to read."""
+
+    phases: Sequence[PhaseConfig]
+    """With the tokens that are left of them."""
+    begins: Mapping[str, int]
+    """Place of each source's stream from which on; 0 for those not named."""
+
+
+def build_orders(
+    recipe: Recipe,
+    progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+    reading: Reading | None = None,
+) -> Orders:
+    """Make every large order that a run will read, where it is not there already; without `reading` all of the recipe.
 
     `check` is called before each and may raise, to stop between two of them.
     """
-    large = list(_large_orders(recipe))
+    large = list(_large_orders(recipe, reading))
     wanted = [(build, key, path) for build, key, path in large if not path.is_file()]
     task = progress.add_task("document orders", total=len(wanted)) if progress else None
     for build, key, path in wanted:
@@ -79,18 +93,19 @@ def build_orders(recipe: Recipe, progress: Progress | None = None, check: Callab
     return Orders(len(wanted), len(large) - len(wanted))
 
 
-def missing_orders(recipe: Recipe) -> list[Path]:
-    return [path for _, _, path in _large_orders(recipe) if not path.is_file()]
+def missing_orders(recipe: Recipe, reading: Reading | None = None) -> list[Path]:
+    return [path for _, _, path in _large_orders(recipe, reading) if not path.is_file()]
 
 
-def _large_orders(recipe: Recipe) -> Iterator[tuple[IndexedTokens, str, Path]]:
+def _large_orders(recipe: Recipe, reading: Reading | None) -> Iterator[tuple[IndexedTokens, str, Path]]:
     """Of each phase the epochs that it reads of its sources, as far as they are too large to be made on the spot."""
-    given: dict[str, float] = collections.defaultdict(float)
+    phases, begins = reading or Reading(recipe.phases, {})
+    given: dict[str, float] = collections.defaultdict(float, begins)
     opened: dict[str, IndexedTokens] = {}
     seen: set[Path] = set()
     # A source may be ahead of what it has given, and have left something behind, by one block.
     slack = max(phase.shuffle_block * phase.sequence_length for phase in recipe.phases)
-    for phase in recipe.phases:
+    for phase in phases:
         whole = sum(source.weight for source in phase.blend)
         for source in phase.blend:
             start = given[source.name]

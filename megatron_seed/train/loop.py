@@ -15,8 +15,8 @@ from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
 from megatron_seed.train.guard import guarded_step
 from megatron_seed.train.hooks import Hook, StepRecord
-from megatron_seed.train.resume import phases_left
 from megatron_seed.train.rollback import jumped, roll_back
+from megatron_seed.train.standing import phases_left
 from megatron_seed.train.state import Run
 
 _POLL_S = 1.0

@@ -20,12 +20,11 @@ from megatron_seed.checkpoint.load import (
     newest_good,
 )
 from megatron_seed.checkpoint.state import Progress
-from megatron_seed.config.load import load_recipe
-from megatron_seed.config.schema import PhaseConfig, Recipe, StartFrom
-from megatron_seed.data.loader import cursors_after, same_order
+from megatron_seed.config.schema import Recipe, StartFrom
 from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import apply_settings
 from megatron_seed.runtime.groups import Groups
+from megatron_seed.train.standing import branched, by_the_recipe_now, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,62 +73,10 @@ def load_start(
     apply_settings(optimizer, recipe.optimizer)
     more = f"; {'; '.join(remarks)}" if remarks else ""
     say("%s %s: step %d, %d tokens%s", origin, where.checkpoint, progress.step, progress.consumed_tokens, more)
-    before = _recipe_of(where.checkpoint)
+    before = recipe_of(where.checkpoint)
     if before is not None:
-        progress = _by_the_recipe_now(progress, before, recipe, say)
+        progress = by_the_recipe_now(progress, before, recipe, say)
     if where.branch is not None:
-        progress = _branched(progress, where.branch, before).model_copy(update={"parent": str(where.checkpoint)})
+        progress = branched(progress, where.branch, before, recipe, say)
+        progress = progress.model_copy(update={"parent": str(where.checkpoint)})
     return progress
-
-
-def phases_left(recipe: Recipe, phases: Sequence[PhaseConfig], progress: Progress) -> list[PhaseConfig]:
-    """Those of `phases` in which there is something left to do."""
-    names = [phase.name for phase in recipe.phases]
-    if not progress.phase:
-        return list(phases)
-    if progress.phase not in names:
-        raise SeedError(
-            f"the checkpoint stands in phase {progress.phase!r}, which the recipe does not have; its phases: "
-            f"{', '.join(names)}"
-        )
-    current = names.index(progress.phase)
-    return [
-        phase
-        for phase in phases
-        if names.index(phase.name) > current or (phase.name == progress.phase and progress.phase_tokens < phase.tokens)
-    ]
-
-
-def _recipe_of(checkpoint: Path) -> Recipe | None:
-    path = checkpoint / "recipe.yaml"
-    return load_recipe(path) if path.is_file() else None
-
-
-def _by_the_recipe_now(progress: Progress, before: Recipe, now: Recipe, say: Any) -> Progress:
-    """Note a changed rate; where the mixture or the sequence length changed, sources go on from where they stand."""
-    old = next((phase for phase in before.phases if phase.name == progress.phase), None)
-    new = next((phase for phase in now.phases if phase.name == progress.phase), None)
-    if old is None or new is None:
-        return progress
-    if old.learning_rate != new.learning_rate:
-        say("phase %s: the learning rate is now %s; the checkpoint was trained with %s", new.name,
-            new.learning_rate, old.learning_rate)  # fmt: skip
-    if same_order(old, new) and before.seed == now.seed:
-        return progress
-    say("phase %s: the blend, sequence length or shuffle changed; sources go on from where they stand", new.name)
-    cursors = cursors_after(old, before.seed, progress.cursors, progress.blend, progress.segment_samples)
-    return progress.new_segment(cursors)
-
-
-def _branched(progress: Progress, branch: StartFrom, before: Recipe | None) -> Progress:
-    if branch.cursors == "fresh":
-        progress = progress.new_segment({})
-    if branch.load == "everything":
-        return progress
-    # A run of its own, that still leaves alone what its parent was given.
-    phase = next((phase for phase in before.phases if phase.name == progress.phase), None) if before else None
-    if phase is None or branch.cursors == "fresh":
-        return Progress(cursors=progress.cursors)
-    return Progress(
-        cursors=cursors_after(phase, before.seed, progress.cursors, progress.blend, progress.segment_samples)
-    )

@@ -35,7 +35,8 @@ from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.hooks.slow_ranks import SlowRanksHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
-from megatron_seed.train.resume import find_start, load_start, phases_left
+from megatron_seed.train.resume import find_start, load_start
+from megatron_seed.train.standing import phases_left, reading_of
 from megatron_seed.train.state import Run
 from megatron_seed.train.stop import Stop
 from megatron_seed.watch.watchdog import Watchdog
@@ -90,10 +91,11 @@ def prepare_orders(recipe: Recipe, builds: bool, request: StopRequest) -> None:
 
     One process of each node makes what is missing; the others look for the files now and then.
     """
+    reading = reading_of(recipe)
     if builds:
         with Bars(console=Console(stderr=True), transient=True) as bars:
-            build_orders(recipe, bars, request.check)
-    while missing_orders(recipe):
+            build_orders(recipe, bars, request.check, reading)
+    while missing_orders(recipe, reading):
         request.check()
         time.sleep(1.0)
     request.check()

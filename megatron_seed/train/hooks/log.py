@@ -15,6 +15,7 @@ from megatron_seed.model.arithmetic import flops_per_token
 from megatron_seed.plan.hardware import known_gpu
 from megatron_seed.runtime import device
 from megatron_seed.train.hooks import Hook, StepRecord
+from megatron_seed.train.standing import steps_left
 from megatron_seed.train.state import Run
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class LogHook(Hook):
 
     def start(self, progress: state.Progress) -> None:
         if self.run.groups.is_main:
-            self.console = _ConsoleLine(sum(phase.steps for phase in self.run.recipe.phases), progress.step)
+            self.console = _ConsoleLine(progress.step + steps_left(self.run.recipe, progress), progress.step)
 
     def after_step(self, record: StepRecord) -> None:
         if self.console is None:

@@ -21,7 +21,7 @@ from megatron_seed.data.blend import Blend
 from megatron_seed.data.loader import PhaseData, cursors_after
 from megatron_seed.data.stream import TokenStream
 from megatron_seed.train.loop import _enter
-from megatron_seed.train.resume import _by_the_recipe_now, phases_left
+from megatron_seed.train.standing import by_the_recipe_now, phases_left
 
 # Ids of each source are its own, so that a sample tells where it comes from.
 LENGTHS = {"a": [[7, 1, 30, 12, 3], [9, 40]], "b": [[5] * 30], "c": [[2, 90, 1]]}
@@ -93,7 +93,7 @@ class Simulated:
         """Go on from what a checkpoint would hold, until the budget is spent or the job is stopped."""
         self.progress = Progress.model_validate(json.loads(self.progress.model_dump_json()))
         if self.recipe:
-            self.progress = _by_the_recipe_now(self.progress, self.recipe, recipe, lambda *_: None)
+            self.progress = by_the_recipe_now(self.progress, self.recipe, recipe, lambda *_: None)
         self.recipe, last = recipe, self.progress.step + job.steps
         for phase in phases_left(recipe, recipe.phases, self.progress):
             self.progress = _enter(recipe, phase, self.progress)
