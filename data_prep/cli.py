@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from data_prep.errors import DataError
+from data_prep.oracle.command import app as oracle_app
 
 app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
+app.add_typer(oracle_app, name="oracle")
 
 Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
 Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
@@ -152,35 +154,41 @@ def select(
     selection: Selection = "main",
     config: Annotated[Path | None, typer.Option(help="YAML file: rules, languages, held_out.", dir_okay=False)] = None,
     variant: Annotated[str | None, typer.Option(help="file (default) or repository: what duplicates are.")] = None,
-    rule: Annotated[list[str] | None, typer.Option(help="NAME=SQL: a further rule; drops where SQL is true.")] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SQL, or NAME=module:function: a further rule; drops where it is true."),
+    ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Keep this language; may be given again.")] = None,
     held_out: Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of repositories to hold out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the held-out hash.")] = None,
+    engine: Annotated[str, typer.Option(help="Where functions of rules run: local, slurm or ray.")] = "local",
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
     workers: Workers = 2,
 ) -> None:
     """Decide which documents are trained on and which are held out."""
+    from data_prep.engines.choose import make_engine
+    from data_prep.report.terminal import steps
     from data_prep.select import load_config
     from data_prep.select import select as run
+    from data_prep.selection_rules import rule_of
 
     overrides: dict[str, Any] = {}
     if variant:
         overrides["variant"] = variant
     if rule:
-        overrides["rules"] = [dict(zip(("name", "drop"), _pair(entry, "--rule"), strict=True)) for entry in rule]
+        overrides["rules"] = [rule_of(*_pair(entry, "--rule")) for entry in rule]
     if language:
         overrides["languages"] = language
     split = {"fraction": held_out, "seed": seed}
     overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
-    chosen = load_config(config, overrides)
+    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
+    chosen = make_engine(engine, workers, corpus / "engine", options)
     with _progress() as progress:
-        result = run(corpus, selection, chosen, progress, workers)
-    left = result["left"]
-    typer.echo(
-        f"{corpus}: selection {selection}: {left['train']['documents']:,} documents to train on, "
-        f"{left['held_out']['documents']:,} held out, of {result['documents_in']['documents']:,}"
-    )
-    if result["rules_left_out"]:
-        typer.echo(f"  rules left out, since nothing was annotated for them: {', '.join(result['rules_left_out'])}")
+        result = run(
+            corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
+        )
+    first, *more = steps(result)
+    typer.echo("\n".join([f"{corpus}: {first}", *more]))
 
 
 @app.command()

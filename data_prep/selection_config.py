@@ -1,56 +1,34 @@
-"""What a selection is asked for: rules, languages, held-out side."""
+"""What a selection is asked for: rules, languages, held-out side, redaction."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
-from data_prep.languages import LANGUAGES
+from data_prep.selection_rules import (
+    DEFAULT_RULES,
+    VARIANTS,
+    Condition,
+    Lowest,
+    Rule,
+    Threshold,
+    check_languages,
+    condition,
+)
 
 LANGUAGE_RULE = "language"
 UNSEARCHED_RULE = "not_searched_for_secrets"
 BOTH_SPLITS_RULE = "in_both_splits"
-
-
-class Rule(BaseModel):
-    """Drops documents for which `drop` is true: an SQL expression over documents' columns and `annotator.column`s."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")
-    drop: str = Field(min_length=1)
-    if_annotated: str | None = None
-    """An annotation without which the rule is left out. None: the rule always holds, so what it names must be there."""
-
-
-DEFAULT_RULES = (
-    Rule(name="broken_syntax", drop="syntax.broken", if_annotated="syntax"),
-    Rule(name="generated", drop="signs.generated", if_annotated="signs"),
-    Rule(name="minified", drop="signs.minified", if_annotated="signs"),
-    Rule(name="data_file", drop="signs.data_file", if_annotated="signs"),
-    Rule(name="contaminated", drop="decontamination.ngrams > 0", if_annotated="decontamination"),
-)
 REDACTED_KINDS = ("email", "private_key", "key", "password")
 
 
-VARIANTS = {
-    "file": (
-        Rule(name="exact_duplicate", drop="exact_dedup.duplicate_of IS NOT NULL"),
-        Rule(name="near_duplicate", drop="near_dedup.duplicate_of IS NOT NULL"),
-    ),
-    "repository": (
-        Rule(name="repository_duplicate", drop="exact_dedup.repository_duplicate_of IS NOT NULL"),
-        Rule(name="near_repository", drop="repository_dedup.duplicate_of IS NOT NULL"),
-    ),
-}
-
-
 class SelectionConfig(BaseModel):
-    """Rules in their order, the languages to keep (None: all), and what is held out, and what is redacted.
+    """Rules in their order, the languages to keep (None: all), what is held out, and what is redacted.
 
     `variant` puts rules before the others (Seed-Coder report, section 2.2.1): `file` drops files that are duplicates of
     another, `repository` drops whole repositories and leaves the others as they are. Both keep clusters of files and
@@ -61,7 +39,7 @@ class SelectionConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     variant: Literal["file", "repository"] | None = None
     rules: tuple[Rule, ...] = ()
-    languages: tuple[str, ...] | None = None
+    languages: Annotated[tuple[str, ...], AfterValidator(check_languages)] | None = None
     held_out: HeldOut = HeldOut()
     redact: tuple[Literal[REDACTED_KINDS], ...] = ()
     """Spans of the annotation `secrets` of these kinds are replaced wherever texts of the selection are read."""
@@ -78,16 +56,6 @@ class SelectionConfig(BaseModel):
         if isinstance(rules, list | tuple):
             rules = [*own, *(rule for rule in rules if rule not in equal)]
         return {**values, "variant": variant, "rules": rules}
-
-    @field_validator("languages")
-    @classmethod
-    def _known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for language in languages or ():
-            if language not in LANGUAGES:
-                near = difflib.get_close_matches(language, LANGUAGES, 1, 0.3)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{language!r} is none of the 89 languages{hint}")
-        return languages
 
     @field_validator("rules")
     @classmethod
@@ -106,15 +74,20 @@ class SelectionConfig(BaseModel):
         """The annotations that the variant needs, whether or not a rule names them."""
         return ("exact_dedup", "near_dedup", "repository_dedup") if self.variant else ()
 
-    def ordered_rules(self) -> list[tuple[str, str]]:
-        """(name, SQL) of every rule: the language filter first, last what a redaction cannot do without."""
-        rules = [(rule.name, rule.drop) for rule in self.rules]
+    def conditions(self, answers: Mapping[str, str]) -> list[Condition]:
+        """Every rule as SQL: the language filter first, last what a redaction cannot do without.
+
+        `answers`: rule -> SQL of what its function said.
+        """
+        found = [condition(rule, answers) for rule in self.rules]
         if self.redact:  # what was not searched cannot be redacted
-            rules.append((UNSEARCHED_RULE, "secrets.failed IS NOT NULL"))
+            unsearched = "secrets.failed IS NOT NULL"
+            found.append(Condition(UNSEARCHED_RULE, unsearched, unsearched))
         if self.languages is None:
-            return rules
+            return found
         kept = ", ".join(f"'{language}'" for language in self.languages)
-        return [(LANGUAGE_RULE, f"documents.language NOT IN ({kept})"), *rules]
+        other = f"documents.language NOT IN ({kept})"
+        return [Condition(LANGUAGE_RULE, other, other), *found]
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> SelectionConfig:
@@ -140,6 +113,14 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     try:
         return SelectionConfig.model_validate(values | changes)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what is lacking may be misspelt
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path or 'selection'}: {where}: {first['msg']} (got {first['input']!r})") from None
+        raise DataError(f"{path or 'selection'}: {where}: {_in_words(first)}") from None
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    if error["type"] != "extra_forbidden":
+        return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    known = [name for model in (SelectionConfig, Rule, Threshold, Lowest, HeldOut) for name in model.model_fields]
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
+    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"

@@ -251,7 +251,7 @@ def test_config_from_yaml_and_overrides(tmp_path):
         ("held_out: {fraction: 2}", "held_out.fraction"),
         ("rules: [{name: language, drop: 'true'}]", "distinct"),
         ("rules: [{name: \"it's\", drop: 'true'}]", "rules.0.name"),
-        ("rules: [{name: a}]", "rules.0.drop"),
+        ("rules: [{name: a, drop: 3}]", "rules.0.drop"),
         ("[1]", "a mapping"),
         ("{", "no YAML"),
     ],
@@ -273,7 +273,7 @@ def test_a_name_that_is_no_name(corpus, name):
 def test_the_selection_is_json(corpus):
     select(corpus, "main", SelectionConfig())
     stored = json.loads((corpus / "selections/main/selection.json").read_text())
-    assert stored["format"] == "data_prep.selection/1"
+    assert stored["format"] == "data_prep.selection/2"
     rules = {rule["name"]: rule["drop"] for rule in stored["config"]["rules"]}
     assert rules == {
         "exact_duplicate": "exact_dedup.duplicate_of IS NOT NULL",
