@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ class HeldOut:
 
     name: str
     build: IndexedTokens
-    bytes_per_token: float | None
-    """UTF-8 bytes of source text per token, where the manifest tells."""
+    density: float | None
+    """UTF-8 bytes of text per token of the whole build, where the manifest tells."""
     sequence_length: int
     sequences: int
     """Windows that are evaluated."""
     middle_id: int | None = None
     """Token before the middle of an infilling document, where only middles count."""
+    encoder: Encoder | None = None
+    """Of the tokenizer that made the build."""
 
     @classmethod
     def open(
@@ -40,6 +43,7 @@ class HeldOut:
         sequence_length: int,
         max_sequences: int,
         middle_id: int | None = None,
+        encoder: Encoder | None = None,
     ) -> HeldOut:
         if len(source.builds) > 1:
             raise SeedError(f"held-out source {source.name}: names {len(source.builds)} builds; it should be one")
@@ -49,9 +53,21 @@ class HeldOut:
             raise SeedError(f"held-out source {source.name}: {build.token_count} tokens are less than one sequence")
         manifest = read_manifest(build.prefix)
         density = manifest.size_bytes / manifest.tokens if manifest and manifest.size_bytes else None
-        if middle_id is not None:
-            density = None  # that of whole documents says nothing of their middles
-        return cls(source.name, build, density, sequence_length, min(windows, max_sequences), middle_id)
+        sequences = min(windows, max_sequences)
+        return cls(source.name, build, density, sequence_length, sequences, middle_id, encoder)
+
+    @functools.cached_property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text per token whose loss counts: exactly, where the tokenizer tells what each stands for,
+        else as in the whole build. None where neither is known; whole documents say nothing of their middles."""
+        sizes = self.encoder.token_sizes if self.encoder else None
+        if sizes is None:
+            return self.density if self.middle_id is None else None
+        tokens = size_bytes = 0
+        for number in range(self.sequences):
+            labels = self.window(number)[1:][self.counted(number)]
+            tokens, size_bytes = tokens + len(labels), size_bytes + int(sizes[labels].sum())
+        return size_bytes / tokens if tokens else None
 
     def window(self, number: int) -> np.ndarray:
         start = self._start(number)
@@ -101,22 +117,21 @@ class HeldOut:
 
 def held_out_of(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
     """The held-out sources of a recipe, in sequences of a phase's length."""
-    most = recipe.evaluation.max_sequences
-    return [
-        HeldOut.open(source, recipe.model.vocab_size, phase.sequence_length, most, _middle_id(recipe, source))
-        for source in recipe.evaluation.held_out
-    ]
+    most, sources = recipe.evaluation.max_sequences, recipe.evaluation.held_out
+    encoder = Encoder.load(recipe.tokenizer) if sources and recipe.tokenizer and recipe.tokenizer.is_dir() else None
+    size, length = recipe.model.vocab_size, phase.sequence_length
+    return [HeldOut.open(source, size, length, most, _middle_id(source, encoder), encoder) for source in sources]
 
 
-def _middle_id(recipe: Recipe, source: HeldOutConfig) -> int | None:
+def _middle_id(source: HeldOutConfig, encoder: Encoder | None) -> int | None:
     """The token that begins what is scored; None to score everything."""
     if source.score == "all":
         return None
-    if recipe.tokenizer is None:
+    if encoder is None:
         raise SeedError(
             f"held-out source {source.name}: score: middle needs the recipe's tokenizer: name its directory"
         )
-    (middle,) = Encoder.load(recipe.tokenizer).special.require("fim_middle")
+    (middle,) = encoder.special.require("fim_middle")
     return middle
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megatron_seed.config.schema import PhaseConfig
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.errors import SeedError
 
@@ -82,3 +83,16 @@ def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | No
         raise SeedError(f"{prefix}: built with a tokenizer of {made_for} ids, but model.vocab_size is {vocab_size}")
     if fim is not None and rate != fim:
         raise SeedError(f"{prefix}: built with fill-in-the-middle at rate {rate}, but the phase asks for fim: {fim}")
+
+
+def bytes_per_token(phase: PhaseConfig) -> float | None:
+    """UTF-8 bytes of text per token that a phase trains on, by the shares of its sources; None where one's manifests do
+    not tell."""
+    whole, mean = sum(source.weight for source in phase.blend), 0.0
+    for source in phase.blend:
+        manifests = [read_manifest(prefix) for prefix in source.builds]
+        if not all(manifest and manifest.size_bytes for manifest in manifests):
+            return None
+        size_bytes, tokens = (sum(getattr(m, name) for m in manifests) for name in ("size_bytes", "tokens"))
+        mean += source.weight / whole * size_bytes / tokens
+    return mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from megatron_seed.config.schema import ModelConfig
 
 
@@ -32,6 +34,11 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, causal: bool =
     matrices = config.num_layers * _layer_matrices(config) + config.vocab_size * config.hidden_size
     attention = 12 * config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
     return 6.0 * matrices + attention * (0.5 if causal else 1.0)
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """A loss per UTF-8 byte of text, which compares models with different tokenizers."""
+    return nats_per_token / math.log(2) / bytes_per_token
 
 
 def _layer_matrices(config: ModelConfig) -> int:

@@ -11,6 +11,7 @@ import torch
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.data.held_out import HeldOut, held_out_of
 from megatron_seed.data.loader import Batch
+from megatron_seed.model.arithmetic import bits_per_byte
 from megatron_seed.train import metrics
 from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
@@ -60,7 +61,8 @@ class EvaluateHook(Hook):
             sums = self._sums(source)
             if sums is None:
                 return
-            rows.append(_row(source, progress, *sums.tolist()))
+            if self.run.groups.is_main:
+                rows.append(_row(source, progress, *sums.tolist()))
         for row in rows:
             self.run.recorder.write(row)
         self.evaluated.add(progress.step)
@@ -106,5 +108,5 @@ def _row(source: HeldOut, progress: Progress, loss: float, tokens: float) -> met
         "loss": mean,
     }
     if source.bytes_per_token:
-        row["bits_per_byte"] = mean / math.log(2) / source.bytes_per_token
+        row["bits_per_byte"] = bits_per_byte(mean, source.bytes_per_token)
     return row

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from megatron_seed.checkpoint import state
-from megatron_seed.model.arithmetic import flops_per_token
+from megatron_seed.data.manifest import bytes_per_token
+from megatron_seed.model.arithmetic import bits_per_byte, flops_per_token
 from megatron_seed.plan.hardware import known_gpu
 from megatron_seed.runtime import device
 from megatron_seed.train.hooks import Hook, StepRecord
@@ -29,6 +30,7 @@ class LogHook(Hook):
         self.timed = timed
         self.records: list[StepRecord] = []
         self.console: _ConsoleLine | None = None
+        self._densities: dict[str, float | None] = {}
 
     def start(self, progress: state.Progress) -> None:
         if self.run.groups.is_main:
@@ -64,7 +66,14 @@ class LogHook(Hook):
             **self._rates(record),
             "peak_memory_bytes": device.peak_memory_bytes(),
         }
-        return row
+        density = self._bytes_per_token(record.progress.phase)
+        return row if density is None else {**row, "bits_per_byte": bits_per_byte(record.result.loss, density)}
+
+    def _bytes_per_token(self, phase: str) -> float | None:
+        if phase not in self._densities:
+            (config,) = (known for known in self.run.recipe.phases if known.name == phase)
+            self._densities[phase] = bytes_per_token(config)
+        return self._densities[phase]
 
     def _times(self) -> dict[str, float]:
         steps = len(self.records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron_seed.config.schema import SourceConfig
 from megatron_seed.data.held_out import HeldOut
+from megatron_seed.data.indexed import IndexedTokens
 
 MIDDLE, END = 9, 2
 documents = st.lists(
@@ -46,3 +48,30 @@ def test_the_labels_that_count_are_the_middles_with_their_end(tmp_path: Path, te
         assert source.counted(number).tolist() == middle[start + 1 : start + length + 1]
     masks = torch.cat([batch["loss_mask"] for batch in source.micro_batches(1, 0, 1)])
     assert masks.sum() == sum(source.counted(number).sum() for number in range(source.sequences))
+
+
+class Sizes:
+    """Of a tokenizer whose id n stands for n bytes; special ones for none."""
+
+    token_sizes = np.where(np.arange(30) < 10, 0, np.arange(30))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    st.lists(st.lists(st.integers(0, 29), min_size=1, max_size=9), min_size=2, max_size=9),
+    st.integers(1, 8),
+    st.booleans(),
+)
+def test_bytes_are_those_of_the_labels_that_count(texts: list[list[int]], length: int, middles: bool) -> None:
+    tokens = np.asarray([token for text in texts for token in text])
+    build = IndexedTokens(Path("memory"), tokens.dtype, len(tokens), np.asarray([len(text) for text in texts]))
+    build.__dict__["tokens"] = tokens
+    windows = (len(tokens) - 1) // length
+    if not windows:
+        return
+    source = HeldOut("s", build, 3.0, length, windows, MIDDLE if middles else None, Sizes())
+    labels = [source.window(n)[1:][source.counted(n)] for n in range(windows)]
+    counted = np.concatenate(labels)
+    mean = int(Sizes.token_sizes[counted].sum()) / len(counted) if len(counted) else None
+    assert source.bytes_per_token == mean
+    assert dataclasses.replace(source, encoder=None).bytes_per_token == (None if middles else 3.0)
