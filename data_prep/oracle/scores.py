@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 PROBLEMS = {
     "refused": "the oracle declined to answer",
     "unparsable": "the answer holds no rating",
-    "ambiguous": "the answer holds more than one rating",
+    "ambiguous": "the answer holds more than one rating, or one that is quoted from the file",
     "out_of_range": "the rating is not between 0 and 10",
     "truncated": "the answer was cut off by the token limit",
     "empty": "the answer holds no text",
@@ -84,7 +84,7 @@ def scores_manifest(corpus: Path, name: str) -> dict[str, Any]:
     manifest = finished_manifest(scores_path(corpus, name))
     if manifest is None or manifest.get("format") != FORMAT:
         there = ", ".join(oracle_names(corpus)) or "none"
-        raise DataError(f"{corpus}: there are no scores of an oracle {name!r} (there: {there}); run `data oracle` first")
+        raise DataError(f"{corpus}: there are no scores of an oracle {name!r} (there: {there}); run `data oracle run`")
     return manifest
 
 
@@ -94,6 +94,13 @@ def write_scores(corpus: Path, name: str, table: pa.Table, inputs: str, about: M
     _check(table)
     task = ShardTask(scores_path(corpus, name), inputs, _write, (table, {"format": FORMAT, "name": name, **about}))
     return write_shard(task)
+
+
+def histogram(scores: pa.ChunkedArray | pa.Array) -> list[int]:
+    """How many scores round to 0, 1, ... 10 (halves up)."""
+    rounded = pc.value_counts(pc.drop_null(pc.floor(pc.add(pc.cast(scores, pa.float64()), 0.5)))).to_pylist()
+    counts = {int(entry["values"]): entry["counts"] for entry in rounded}
+    return [counts.get(score, 0) for score in range(int(MAXIMUM_SCORE) + 1)]
 
 
 def _write(stream: BinaryIO, table: pa.Table, about: Mapping[str, Any]) -> dict[str, Any]:
