@@ -33,12 +33,12 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'
 
-# Debian packages that tests run for real: a Slurm cluster on this one machine. Where they cannot be installed, its
-# tests say so and are skipped, or fail with CI=true.
-DEBIAN := slurm-wlm munge
+# Debian packages that tests run for real: a Slurm cluster on this one machine, and a judge of the scripts written for it.
+# Where they cannot be installed, their tests say so and are skipped; those on Slurm fail with CI=true.
+DEBIAN := slurm-wlm munge shellcheck
 APT    := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null
 $(VENV)/.installed-debian: | $(VENV)/bin/python
-	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { \
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null && command -v shellcheck >/dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { $(APT) || { apt-get update -qq && $(APT); }; }; } || \
 	  echo "make: $(DEBIAN) could not be installed: tests on Slurm will be skipped"
 	@touch $@

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from data_prep.cli import app as data_app
 from data_prep.errors import DataError
+from launch.slurm.cli import app as slurm_app
 from megatron_seed.cli import app as training_app
 from megatron_seed.cli import data_app as builds_app
 from megatron_seed.errors import SeedError
@@ -26,6 +27,7 @@ app = typer.Typer(
 data_app.registered_commands += builds_app.registered_commands
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(slurm_app, name="launch")
 
 
 @app.command()

@@ -25,7 +25,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 CredType=cred/munge
 StateSaveLocation={folder}/state
@@ -89,7 +89,7 @@ class Cluster:
             self._start("slurmctld", ["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
             for node in self.nodes:
                 self.start_node(node)
-            self._wait_until_idle()
+            self.wait_until_idle()
         except BaseException:
             self.__exit__()
             raise
@@ -167,7 +167,7 @@ class Cluster:
             daemon.kill()
             daemon.wait()
 
-    def _wait_until_idle(self) -> None:
+    def wait_until_idle(self) -> None:
         def idle() -> bool:
             states = self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split()
             return states == ["idle"] * len(self.nodes)

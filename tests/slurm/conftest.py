@@ -22,7 +22,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.fail(f"no Slurm here: {reason}")
     if reason:
         pytest.skip(f"NO SLURM HERE, NOTHING OF IT IS TESTED: {reason}")
-    with Cluster(Path(tmp_path_factory.mktemp("slurm"))) as cluster:
+    with Cluster(Path(tmp_path_factory.mktemp("slurm")), nodes=("n1", "n2", "n3")) as cluster:
         yield cluster
 
 

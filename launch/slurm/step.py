@@ -1,0 +1,162 @@
+"""One step of srun: training on some nodes of the job, from its start until every process has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.slurm import control
+
+# What each process runs under: its output goes into a file of its own, its exit code and its node into another. The
+# arguments are never part of the text. A trap, unlike an ignored signal, is not inherited by what is run.
+_LOGGED = """\
+log=$1 rank=${RANK:-$SLURM_PROCID}
+shift
+exec >"$log/rank-$rank.log" 2>&1
+trap : TERM USR1
+"$@"
+code=$?
+echo "$code ${SLURMD_NODENAME:-unknown}" >"$log/.rank-$rank.exit"
+mv -f "$log/.rank-$rank.exit" "$log/rank-$rank.exit"
+exit "$code"
+"""
+# torchrun does not know SIGUSR1, which would end it; its ranks do.
+_DEAF_TO_USR1 = """trap '' USR1; exec "$@" """
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+_LOOK_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is started on each node."""
+
+    command: tuple[str, ...]
+    """Python, its options, and the recipe."""
+    processes: int
+    """Of each node."""
+    launcher: str = "srun"
+    """srun: one task for each process; torchrun: one for each node."""
+    srun_options: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    """What enters a container, before the command."""
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    codes: dict[int, int]
+    """Exit code of each rank that told one."""
+    nodes: dict[int, str]
+    """Where those ranks were."""
+    srun_code: int
+
+
+def training_argv(training: Training, nodes: Sequence[str], log_dir: Path, port: int) -> list[str]:
+    """srun's arguments for training on these nodes."""
+    count, ours = len(nodes), list(training.command)
+    logged = ["bash", "-c", _LOGGED, "bash", str(log_dir)]
+    if training.launcher == "srun":
+        return [*srun_argv(training, nodes, training.processes), *logged, *training.inside, *ours]
+    address = os.environ.get("MASTER_ADDR") or nodes[0]
+    torchrun = [
+        ours[0], "-m", "torch.distributed.run", f"--nnodes={count}", f"--nproc-per-node={training.processes}",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint={address}:{port}", f"--rdzv-id={os.environ['SLURM_JOB_ID']}",
+        "--max-restarts=0", "--no-python",
+    ]  # fmt: skip
+    deaf = ["bash", "-c", _DEAF_TO_USR1, "bash"]
+    return [*srun_argv(training, nodes, 1), *deaf, *training.inside, *torchrun, *logged, *ours]
+
+
+def srun_argv(training: Training, nodes: Sequence[str], tasks: int) -> list[str]:
+    """Ranks see their fellows die and end by themselves; one that saves last must not be killed for being last."""
+    return [
+        "srun", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", f"--ntasks={len(nodes) * tasks}",
+        f"--ntasks-per-node={tasks}", "--distribution=block", "--kill-on-bad-exit=0", "--unbuffered",
+        *training.srun_options,
+    ]  # fmt: skip
+
+
+def port_of(job: str, attempt: int) -> int:
+    """Where the ranks meet: another one for each attempt, and for jobs that share a node."""
+    return 20_000 + (int(job) * 97 + attempt) % 20_000
+
+
+def run_training(
+    training: Training, nodes: Sequence[str], log_dir: Path, job: str, attempt: int, grace_s: float
+) -> StepEnd:
+    """Run to the end. When some processes have ended and the others do not follow within `grace_s`, they are killed."""
+    port = int(os.environ.get("MASTER_PORT") or port_of(job, attempt))
+    environ = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    argv = training_argv(training, nodes, log_dir, port)
+    log_dir.mkdir(parents=True)
+    with _on_console(log_dir / "rank-0.log"):
+        srun = subprocess.Popen(argv, env={**environ, "MASTER_PORT": str(port)}, stdin=subprocess.DEVNULL)
+        code = _wait(srun, log_dir, job, grace_s)
+    codes, where = read_exits(log_dir)
+    return StepEnd(codes, where, code)
+
+
+def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float) -> int:
+    first_end: float | None = None
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return srun.wait(_LOOK_EVERY_S)
+        if first_end is None and any(log_dir.glob("rank-*.exit")):
+            first_end = time.monotonic()
+        if first_end is not None and time.monotonic() - first_end > grace_s:
+            return end_step(srun, job)
+
+
+def end_step(srun: subprocess.Popen, job: str, patience_s: float = 20.0) -> int:
+    """End what still runs of the job's steps; the batch script goes on."""
+    with contextlib.suppress(control.SlurmError):
+        control.cancel([job], "--signal=KILL")
+    for ask in (srun.terminate, srun.kill):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return srun.wait(patience_s)
+        ask()
+    return srun.wait()
+
+
+def read_exits(log_dir: Path) -> tuple[dict[int, int], dict[int, str]]:
+    """Exit codes and nodes of the ranks that told them."""
+    codes: dict[int, int] = {}
+    nodes: dict[int, str] = {}
+    for path in log_dir.glob("rank-*.exit"):
+        code, _, node = path.read_text(encoding="utf-8").strip().partition(" ")
+        rank = int(path.stem.removeprefix("rank-"))
+        codes[rank], nodes[rank] = int(code), node
+    return codes, nodes
+
+
+@contextlib.contextmanager
+def _on_console(path: Path) -> Iterator[None]:
+    """Repeat on this process's output what is written to a file."""
+    done = threading.Event()
+    thread = threading.Thread(target=_follow, args=(path, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(10.0)
+
+
+def _follow(path: Path, done: threading.Event) -> None:
+    position = 0
+    while True:
+        last = done.wait(0.5)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(position)
+            while block := file.read(1 << 16):
+                sys.stdout.buffer.write(block)
+                position += len(block)
+            sys.stdout.buffer.flush()
+        if last:
+            return

@@ -1,0 +1,208 @@
+"""`python -m launch.slurm.supervise OPTIONS -- COMMAND`: what a batch script runs on the job's first node.
+
+It starts training as a step of srun on good nodes of the job, and when that ends it decides: done, start again in this
+job without the nodes that failed, go back to the queue, or give up. All of it is noted in `RUN/launch/jobs.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launch.slurm import control, nodes, step
+from launch.slurm.health import HealthCheck
+from launch.slurm.history import History, attempts, failures_in_a_row, log_dir, saved_step, verdict
+from launch.slurm.policy import Act, Decision, End, Rules, Situation, decide, read_end
+from launch.slurm.step import Training
+from megatron_seed.runtime import exit_codes
+
+GAVE_UP = 1
+_BETWEEN_ATTEMPTS_S = 2.0
+_UNTIL_SLURM_ENDS_THE_JOB_S = 120.0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m launch.slurm.supervise", allow_abbrev=False)
+    add = made.add_argument
+    add("--run-dir", type=Path, required=True)
+    add("--nodes", required=True, help="numbers of nodes to train on, such as 4 or 2,4")
+    add("--processes", type=int, required=True, help="of each node")
+    add("--launcher", choices=("srun", "torchrun"), default="srun")
+    add("--tries", type=int, default=3, help="attempts from one checkpoint before giving up")
+    add("--requeue", action="store_true", help="go back to the queue when there are too few good nodes")
+    add("--at-time-limit", choices=("requeue", "next", "end"), default="end")
+    add("--grace-s", type=float, default=120.0, help="for the last processes of an attempt to end by themselves")
+    add("--probe-s", type=float, default=60.0, help="for a node to answer")
+    add("--health", action="append", default=[], metavar="LIMIT=NUMBER", help="check nodes first, by these limits")
+    add("--scratch", help="a folder on each node's disk, to be checked")
+    add("--srun-option", action="append", default=[], metavar="OPTION")
+    add("--inside", action="append", default=[], metavar="WORD", help="what enters a container, word by word")
+    add("command", nargs="+", help="python -m megatron_seed.train RECIPE ...")
+    return made
+
+
+class Supervisor:
+    """One job's share of a run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.job = os.environ["SLURM_JOB_ID"]
+        self.run_dir: Path = options.run_dir
+        self.history = History(self.run_dir)
+        self.rules = Rules(
+            tuple(sorted(map(int, options.nodes.split(",")))), options.tries, options.requeue, options.at_time_limit
+        )
+        self.training = Training(
+            tuple(options.command),
+            options.processes,
+            options.launcher,
+            tuple(options.srun_option),
+            tuple(options.inside),
+        )
+        self.faulty: dict[str, str] = {}
+        """Nodes that are left out, and why."""
+        self.terminated = False
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._terminate)
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        self._note("started", restarts=restarts, nodes=os.environ["SLURM_JOB_NODELIST"])
+        while True:
+            ended = verdict(self.history.events())
+            if ended:
+                self._say(f"nothing to do: the run has {ended['event'].replace('_', ' ')}")
+                return 0 if ended["event"] == "finished" else GAVE_UP
+            now = self._attempt()
+            if self.terminated:
+                now = self._terminated(now)
+            decision = decide(now, self.rules)
+            self._say(f"{decision.act.value}: {decision.why}")
+            if decision.act is not Act.AGAIN:
+                return self._end(decision)
+            time.sleep(_BETWEEN_ATTEMPTS_S)
+
+    def _attempt(self) -> Situation:
+        """Train once, on as many good nodes as the recipe can use."""
+        good = self._good_nodes()
+        count = max((count for count in self.rules.node_counts if count <= len(good)), default=0)
+        saved = saved_step(self.run_dir)
+        chosen, number = good[:count], attempts(self.history.events()) + 1
+        if not count:
+            why = ", ".join(f"{node}: {why}" for node, why in self.faulty.items())
+            end = End("failed", f"too few good nodes ({why})")
+            self._note("attempt", attempt=number, nodes=[], saved=saved)
+            self._note("ended", attempt=number, outcome=end.outcome, failed=True, why=end.why, saved=saved)
+            return self._situation(end, len(good), saved)
+        began = time.time()
+        logs = log_dir(self.run_dir, number)
+        argv = step.training_argv(self.training, chosen, logs, step.port_of(self.job, number))
+        self._say(f"attempt {number} on {', '.join(chosen)}, from step {saved}; logs of all ranks are in {logs}")
+        self._say(shlex.join(argv))
+        self._note("attempt", attempt=number, nodes=chosen, saved=saved)
+        result = step.run_training(self.training, chosen, logs, self.job, number, self.options.grace_s)
+        end = read_end(result.codes, count * self.training.processes, result.srun_code)
+        if end.outcome not in ("done", "stopped") and not self.terminated:
+            self._find_faulty(chosen, result, began)
+        left = [node for node in good if node not in self.faulty]
+        stopped_by_others = self.terminated and control.job_reason(self.job) != "TimeLimit"
+        failed = end.outcome != "done" and not stopped_by_others
+        self._note(
+            "ended", attempt=number, outcome=end.outcome, failed=failed, why=end.why, saved=saved_step(self.run_dir)
+        )
+        return self._situation(end, len(left), saved_step(self.run_dir))
+
+    def _situation(self, end: End, nodes_left: int, saved: int) -> Situation:
+        failures = failures_in_a_row(self.history.events(), saved)
+        return Situation(end, nodes_left, [failure["why"] for failure in failures], faulty=self.faulty)
+
+    def _terminated(self, now: Situation) -> Situation:
+        """Slurm ends the job; whether for its time limit makes a difference."""
+        limit = control.job_reason(self.job) == "TimeLimit"
+        return Situation(now.end, now.nodes_left, now.failures, True, limit, now.faulty)
+
+    def _good_nodes(self) -> list[str]:
+        candidates = [node for node in control.job_nodes(self.job) if node not in self.faulty]
+        if self.options.health and candidates:
+            check = HealthCheck(self.training, self.run_dir, self.job, self.options.scratch, self.options.health)
+            for node, why in check.unhealthy(candidates).items():
+                self._leave_out(node, why)
+        return [node for node in candidates if node not in self.faulty]
+
+    def _find_faulty(self, chosen: Sequence[str], result: step.StepEnd, began: float) -> None:
+        for node, why in nodes.named_faulty(self.run_dir, result.nodes, chosen, began).items():
+            self._leave_out(node, why)
+        silent = nodes.without_answer(chosen, result.nodes, self.training.processes)
+        for node in nodes.lost(silent, self.job, self.options.probe_s):
+            self._leave_out(node, "it was lost")
+
+    def _leave_out(self, node: str, why: str) -> None:
+        self.faulty[node] = why
+        self._note("node_left_out", node=node, why=why)
+        self._say(f"node {node} is left out: {why}")
+
+    def _end(self, decision: Decision) -> int:
+        match decision.act:
+            case Act.DONE:
+                self._note("finished")
+                self._cancel_others()
+                return 0
+            case Act.GIVE_UP:
+                self._note("gave_up", why=decision.why)
+                self._cancel_others()
+                return GAVE_UP
+            case Act.REQUEUE:
+                return self._requeue(decision)
+            case _:
+                self._note("left", why=decision.why)
+                return exit_codes.STOPPED_EARLY
+
+    def _requeue(self, decision: Decision) -> int:
+        self._note("requeued", why=decision.why, without=list(self.faulty))
+        try:
+            control.requeue(self.job, list(self.faulty))
+        except control.SlurmError as error:
+            self._note("left", why=f"the job could not be requeued: {error}")
+            self._say(f"the job could not be requeued: {error}")
+            return GAVE_UP
+        deadline = time.monotonic() + _UNTIL_SLURM_ENDS_THE_JOB_S
+        while not self.terminated and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return exit_codes.STOPPED_EARLY
+
+    def _cancel_others(self) -> None:
+        """Jobs of this run that still wait have nothing to do."""
+        jobs = [job for event in self.history.events() for job in event.get("jobs", [])]
+        try:
+            waiting = [job for job, (state, _) in control.job_states(jobs).items() if state == "PENDING"]
+            control.cancel([job for job in waiting if job != self.job])
+        except control.SlurmError as error:
+            self._say(f"other jobs of this run could not be cancelled: {error}")
+
+    def _note(self, event: str, **facts: Any) -> None:
+        self.history.add(event, job=self.job, **facts)
+
+    def _say(self, line: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} megatron-seed: {line}", flush=True)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        return Supervisor(parser().parse_args(arguments)).run()
+    except control.SlurmError as error:
+        print(f"megatron-seed: {error}", file=sys.stderr)
+        return GAVE_UP
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

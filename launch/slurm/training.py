@@ -1,0 +1,169 @@
+"""A training run as a batch job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launch.cluster import ClusterConfig
+from launch.slurm.history import launch_dir
+from launch.slurm.script import (
+    Script,
+    further_directives,
+    job_name,
+    log_pattern,
+    node_directives,
+)
+from megatron_seed.config.schema import Recipe
+from megatron_seed.config.validate import check_layout
+from megatron_seed.errors import SeedError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for, beside recipe and cluster."""
+
+    nodes: int
+    spare_nodes: int = 0
+    """Further nodes, idle until one of the others fails."""
+    min_nodes: int | None = None
+    """Train on as few when there are no more; default: `nodes`."""
+    requeue: bool = True
+    chain: int = 1
+    """Jobs, one after the other."""
+    launcher: Literal["srun", "torchrun"] = "srun"
+    tries: int = 3
+    """Attempts from one checkpoint before giving up."""
+    health: bool = True
+
+
+def node_counts(recipe: Recipe, cluster: ClusterConfig, request: Request) -> tuple[int, ...]:
+    """Numbers of nodes on which the recipe can train. Raises SeedError when that asked for is none of them."""
+    check_layout(recipe, request.nodes * cluster.processes)
+    fewest = request.min_nodes or request.nodes
+    if fewest > request.nodes:
+        raise SeedError(f"--min-nodes {fewest} is more than --nodes {request.nodes}")
+    return tuple(n for n in range(fewest, request.nodes + 1) if _fits(recipe, n * cluster.processes))
+
+
+def _fits(recipe: Recipe, processes: int) -> bool:
+    try:
+        check_layout(recipe, processes)
+    except SeedError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    recipe: Recipe
+    arguments: tuple[str, ...]
+    """What training is given: a recipe, and overrides."""
+    cluster: ClusterConfig
+    request: Request
+    folder: Path
+    """That the job runs in, against which relative paths of the recipe are read."""
+    code: Path | None
+    """Folder of the packages; None where the interpreter has them."""
+    submitted: bool = False
+    """From here: the run folder is there for the log."""
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / self.recipe.run_dir
+
+
+def training_script(job: TrainingJob) -> Script:
+    return Script(
+        cluster=job.cluster,
+        directives=_directives(job),
+        about=(
+            "Trains a recipe, going on from its newest checkpoint. The command below starts training with srun on the",
+            "nodes of this job, prints how, and decides what to do when it ends; docs/slurm.md has more.",
+        ),
+        folder=job.folder,
+        code=job.code,
+        words=list(_supervisor(job)),
+    )
+
+
+def _directives(job: TrainingJob) -> dict[str, str | int | None]:
+    request, cluster = job.request, job.cluster
+    counts = node_counts(job.recipe, cluster, request)
+    most = request.nodes + request.spare_nodes
+    found: dict[str, str | int | None] = {
+        "job-name": job_name(job.recipe.name, job.run_dir),
+        "nodes": most if counts[0] == most else f"{counts[0]}-{most}" if request.min_nodes else most,
+        "ntasks-per-node": cluster.processes,
+        **dict(node_directives(cluster)),
+        "output": log_pattern(_log_of(job)),
+        "open-mode": "append",
+        "requeue" if request.requeue else "no-requeue": None,
+    }
+    if cluster.signal_margin_s:
+        found["signal"] = f"USR1@{cluster.signal_margin_s}"
+    if most > counts[0]:
+        found["no-kill"] = None
+    if request.chain > 1:
+        found["dependency"] = "singleton"
+    return found | dict(further_directives(cluster))
+
+
+def _log_of(job: TrainingJob) -> Path:
+    """Slurm makes no folders."""
+    if job.submitted:
+        return launch_dir(job.run_dir) / "job-%j.out"
+    return job.folder / f"{job_name(job.recipe.name, job.run_dir)}-%j.out"
+
+
+def _supervisor(job: TrainingJob) -> Iterator[tuple[str, ...]]:
+    cluster, request = job.cluster, job.request
+    python = str(cluster.python or ("python" if cluster.container else sys.executable))
+    watcher = str(cluster.supervisor_python or ("python3" if cluster.container else python))
+    at_limit = "next" if request.chain > 1 else "requeue" if request.requeue else "end"
+    yield watcher, "-m", "launch.slurm.supervise"
+    yield "--run-dir", str(job.run_dir)
+    yield "--nodes", ",".join(map(str, node_counts(job.recipe, cluster, request)))
+    yield "--processes", str(cluster.processes), "--launcher", request.launcher
+    yield "--tries", str(request.tries), *(["--requeue"] if request.requeue else []), "--at-time-limit", at_limit
+    if request.health:
+        limits = {"gpus": cluster.gpus_per_node, **cluster.health.model_dump()}
+        yield from (("--health", f"{name}={value}") for name, value in limits.items())
+        if cluster.scratch:
+            yield "--scratch", str(cluster.scratch)
+    yield from ((f"--srun-option={option}",) for option in _srun_options(job))
+    yield from ((f"--inside={word}",) for word in _inside(job))
+    yield "--", python, "-m", "megatron_seed.train", *job.arguments
+
+
+def _srun_options(job: TrainingJob) -> Iterator[str]:
+    cluster, container = job.cluster, job.cluster.container
+    # Without a number of its own each task would be bound to one processor.
+    yield f"--cpus-per-task={cluster.cpus_per_process}" if cluster.cpus_per_process else "--cpu-bind=none"
+    if container and container.runtime == "pyxis":
+        mounts = list(_mounts(job))
+        for mount in mounts:
+            if "," in mount or mount.count(":") > 2:
+                raise SeedError(f"{mount}: pyxis cannot mount a path with a comma or a colon in its name")
+        yield f"--container-image={container.image}"
+        yield f"--container-mounts={','.join(mounts)}"
+        yield f"--container-workdir={job.folder}"
+
+
+def _inside(job: TrainingJob) -> Iterator[str]:
+    container = job.cluster.container
+    if container and container.runtime == "apptainer":
+        yield from ("apptainer", "exec", "--pwd", str(job.folder))
+        yield from ["--nv"] if job.cluster.gpus_per_node else []
+        for mount in _mounts(job):
+            yield from ("--bind", mount)
+        yield container.image
+
+
+def _mounts(job: TrainingJob) -> Iterator[str]:
+    ours = [job.folder, job.run_dir, *([job.code] if job.code else [])]
+    yield from dict.fromkeys(f"{path}:{path}" for path in ours)
+    yield from (mount if ":" in mount else f"{mount}:{mount}" for mount in job.cluster.container.mounts)
