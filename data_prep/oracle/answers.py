@@ -40,8 +40,13 @@ class Answer:
 
 
 def answer_key(request: Request, settings: RequestSettings) -> str:
-    """Names what was asked: equal for equal messages, model and settings of the model."""
-    return fingerprint(settings.body(request.messages), settings.revision)[:KEY_DIGITS]
+    """Names what was asked: equal for equal messages, model and settings of the model.
+
+    The limit of tokens is no part of it: an answer that ended below one limit is the answer below any other.
+    """
+    body = settings.body(request.messages)
+    del body[settings.max_tokens_field]
+    return fingerprint(body, settings.revision)[:KEY_DIGITS]
 
 
 class AnswerStore:

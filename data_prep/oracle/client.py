@@ -157,7 +157,7 @@ class OracleClient:
     def _error(self, status: int, headers: Mapping[str, str], data: bytes) -> Exception:
         why = f"HTTP {status}: {self._shown(data.decode(errors='replace'))}"
         if status in _PASSING or status >= 500:
-            pause_s = min(_retry_after_s(headers), self._endpoint.max_retry_after_s)
+            pause_s = min(retry_after_s(headers), self._endpoint.max_retry_after_s)
             self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
             return _Passing("failed", why, pause_s)
         if status in _HOPELESS or status < 400:
@@ -189,7 +189,7 @@ class OracleClient:
         return text.replace(self._key, "***") if text and self._key else text
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
+def retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that `Retry-After` asks for, as a number or a date; 0 where it does not."""
     value = headers.get("retry-after", "").strip()
     try:

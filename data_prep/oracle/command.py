@@ -195,11 +195,13 @@ def prompt_command(
 
 def _said(manifest: dict[str, Any]) -> list[str]:
     """A manifest of scores as lines."""
+    from data_prep.oracle.plan import money
+
     lines = [f"{manifest['scored']:,} of {manifest['rows']:,} files scored"]
     if "asked_now" in manifest:
         lines[0] += f" ({manifest['asked_now']:,} answers came now, {manifest['retries_now']:,} retries)"
     if manifest.get("cost") is not None:
-        lines.append(f"cost {manifest['cost']:,.4f} in all")
+        lines.append(f"cost {money(manifest['cost'])} in all")
     if manifest.get("stopped_by_max_cost"):
         lines.append("stopped by --max-cost: the next request could have exceeded it")
     lines.append("scores 0 to 10: " + ", ".join(f"{count:,}" for count in manifest["histogram"]))

@@ -47,6 +47,7 @@ def _draw(pair: Mapping[str, Any], figure: Figure, narrow: bool) -> None:
     axes.set_xticks(ticks, [str(score) for score in ticks])
     axes.set_yticks(ticks, [str(score) for score in ticks])
     axes.set(xlim=(-0.5, len(matrix) - 0.5), ylim=(-0.5, len(matrix) - 0.5), aspect="equal")
+    axes.set_anchor("W")
     axes.set(xlabel=f"score of {pair['second']}", ylabel=f"score of {pair['first']}")
 
 

@@ -113,7 +113,12 @@ def describe(found: dict[str, Any]) -> list[str]:
         f"{found['output_tokens']:,} to be answered (assumed {found['answer_tokens']} an answer)",
     ]
     if found["cost"] is not None:
-        limit = f", stops before {found['max_cost']:,.2f} in all" if found["max_cost"] else ""
-        spent = f"; {found['spent']:,.2f} spent on it so far" if found["spent"] else ""
-        lines.append(f"cost about {found['cost']:,.2f}, at most {found['cost_at_most']:,.2f}{spent}{limit}")
+        limit = f", stops before {money(found['max_cost'])} in all" if found["max_cost"] else ""
+        spent = f"; {money(found['spent'])} spent on it so far" if found["spent"] else ""
+        lines.append(f"cost about {money(found['cost'])}, at most {money(found['cost_at_most'])}{spent}{limit}")
     return lines
+
+
+def money(amount: float) -> str:
+    """Two digits after the point, four where the amount is small."""
+    return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4f}"

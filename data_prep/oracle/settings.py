@@ -70,7 +70,7 @@ class SampleSettings(_Settings):
 
 
 class RequestSettings(_Settings):
-    """What is asked of the model beside the prompt. Every field is part of the key under which answers are kept."""
+    """What is asked of the model beside the prompt. All but `max_tokens` is part of the key of an answer."""
 
     model: str = Field(min_length=1)
     revision: str | None = None
@@ -79,7 +79,7 @@ class RequestSettings(_Settings):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = None
     max_tokens: int = Field(1024, ge=16)
-    """Of an answer, thoughts included."""
+    """Of an answer, thoughts included. Raise it, and ask again, where answers come back truncated."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls it."""
     extra: dict[str, Any] = {}

@@ -11,10 +11,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+import yaml
 from oracle_server import OracleServer, Reset, Says, Status, honest, rate
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
 
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
+from data_prep.oracle.client import retry_after_s
 from data_prep.oracle.run import estimate_run, run_oracle
 from data_prep.oracle.scores import oracle_names, read_scores, scores_manifest
 from data_prep.oracle.settings import load_settings
@@ -91,6 +95,8 @@ def test_nothing_is_asked_twice_unless_what_is_asked_changes(corpus):
             asked += FILES - 1
             assert len(server.bodies) == asked
         assert server.bodies[-1]["top_k"] == 1 and "revision" not in server.bodies[-1]
+        run(corpus, server, request={"model": "judge", "max_tokens": 99})  # they ended below the other limit
+        assert len(server.bodies) == asked
 
 
 def test_a_new_file_costs_one_request(corpus, tmp_path):
@@ -101,6 +107,24 @@ def test_a_new_file_costs_one_request(corpus, tmp_path):
         import_documents([SourceSpec("jsonl", str(tmp_path / "more.jsonl"), "more")], corpus, ImportLimits(), 1)
         assert run(corpus, server)["asked_now"] == 1
     assert rows_of(corpus)["new.py"]["score"] == 1
+
+
+def test_long_files_are_sent_in_parts_and_marked(corpus, tmp_path):
+    prompt = tmp_path / "short.yaml"
+    template = "The mark is $boundary.\n$boundary\n$text\n$boundary\n"
+    prompt.write_text(yaml.safe_dump({"name": "short", "version": "7", "template": template, "max_text_bytes": 256}))
+    long = {"repo": "long", "path": "long.py", "content": "y = 2\n" * 500 + "# the end\n"}
+    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
+    import_documents([SourceSpec("jsonl", str(tmp_path / "long.jsonl"), "long")], corpus, ImportLimits(), 1)
+    with OracleServer(lambda text, nth: Says("Rating: [[5]]")) as server:
+        settings = settings_for(server).model_copy(update={"prompt": str(prompt)})
+        manifest = run_oracle(corpus, "a", settings)
+    rows = rows_of(corpus)
+    assert {path for path, row in rows.items() if row["cut"]} == {"long.py"}
+    assert rows["long.py"]["prompt_version"].startswith("short@7+") and rows["long.py"]["size_bytes"] == 3010
+    (sent,) = [text for text in server.asked if "y = 2" in text]
+    assert sent.endswith("# the end\n") and len(sent) <= 256 and "bytes are left out here" in sent
+    assert manifest["prompt"]["template"] == template
 
 
 def test_passing_failures_are_retried(corpus):
@@ -115,30 +139,34 @@ def test_passing_failures_are_retried(corpus):
     assert set(server.asked.values()) == {5}
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for_by_all(corpus, form):
-    told = threading.Event()
+def test_a_pause_that_is_asked_for_is_kept_by_all(corpus):
     told_at = []
 
     def script(text, nth):
-        if not told.is_set():
-            told.set()
+        if not told_at:
             told_at.append(time.monotonic())
-            until = datetime.now(UTC) + timedelta(seconds=2)
-            return Status(
-                429, headers={"Retry-After": "1" if form == "seconds" else format_datetime(until, usegmt=True)}
-            )
-        return honest(text, nth)
+            return Status(429, headers={"Retry-After": "2"})
+        return Says("Rating: [[4]]", pause_s=max(0.0, told_at[0] + 1.0 - time.monotonic()))
 
     with OracleServer(script) as server:
         assert run(corpus, server)["scored"] == FILES
-    # Requests that were under way together with the first may still come; then nobody asks before it is time.
-    late = [at - told_at[0] for at in server.times[server_concurrency() :]]
-    assert late and min(late) >= 0.9
+    with_the_first, later = server.times[:4], server.times[4:]
+    assert len(with_the_first) + len(later) == FILES and min(later) >= told_at[0] + 1.9
 
 
-def server_concurrency():
-    return 4
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [("7", 7, 7), ("1.5", 1.5, 1.5), ("-3", 0, 0), ("soon", 0, 0), ("", 0, 0), ("nan", 0, 0), ("later", 0, 0)],
+)
+def test_how_long_to_wait(value, least, most):
+    assert least <= retry_after_s({"retry-after": value}) <= most
+
+
+def test_how_long_to_wait_until_a_date():
+    until = datetime.now(UTC) + timedelta(seconds=1000)
+    assert 900 < retry_after_s({"retry-after": format_datetime(until, usegmt=True)}) <= 1000
+    assert retry_after_s({"retry-after": format_datetime(until - timedelta(days=1), usegmt=True)}) == 0
+    assert retry_after_s({}) == 0
 
 
 def test_a_pause_of_an_hour_is_not_waited_for(corpus):
@@ -317,6 +345,17 @@ def test_the_estimate_asks_nothing_and_says_what_is_left(corpus):
         after = estimate_run(corpus, "a", settings)
         assert after["to_ask"] == 0 and after["stored"] == FILES - 1
         assert after["spent"] == pytest.approx((FILES - 1) * (2.0 * 100 + 10.0 * 10) / 1e6)
+
+
+def test_a_tokenizer_measures_tokens_per_byte(corpus, tmp_path):
+    tokenizer = Tokenizer(models.BPE(dict(zip(sorted(ByteLevel.alphabet()), range(256), strict=True)), []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with OracleServer() as server:
+        cost = {"tokenizer": tmp_path / "tokenizer.json"}
+        found = estimate_run(corpus, "a", settings_for(server, cost=cost))
+    assert found["tokens_per_byte"] == 1.0 and found["tokens_per_byte_from"] == f"measured on {FILES} files"
+    assert found["input_tokens"] == found["input_bytes"] and found["cost"] is None
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
