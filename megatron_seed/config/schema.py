@@ -352,7 +352,10 @@ class ProfileConfig(Section):
 class LoggingConfig(Section):
     every_steps: Positive = 1
     tensorboard: bool = True
-    wandb: Literal["offline", "online", "off"] = "offline"
+    wandb: Literal["auto", "offline", "online", "off"] = "auto"
+    """`auto` is online where wandb is logged in, else offline; `online` says so when it cannot be."""
+    wandb_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest that reaching wandb may keep a run waiting, at its start and at its end."""
     wandb_project: str = "megatron-seed"
     peak_tflops_per_device: Annotated[float, Field(gt=0)] | None = None
     """What model FLOPs utilisation is a share of; None takes the dense bf16 rate of a known GPU, and logs none else."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import collections
 import hashlib
 import logging
+import netrc
 import os
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from megatron_seed.config.schema import Recipe
 from megatron_seed.train import metrics
@@ -16,6 +20,7 @@ from megatron_seed.train.metrics import Row
 
 logger = logging.getLogger(__name__)
 _KEPT_ROWS = 10_000
+_NO_LOGIN = "not logged in (`wandb login`)"
 
 
 class Sink(Protocol):
@@ -120,9 +125,10 @@ class _TensorBoard:
 class _Wandb:
     name = "wandb"
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, mode: str) -> None:
         import wandb
 
+        wait_s = recipe.logging.wandb_timeout_s
         self.run = wandb.init(
             project=recipe.logging.wandb_project,
             name=recipe.name,
@@ -130,9 +136,10 @@ class _Wandb:
             id=hashlib.sha256(str(recipe.run_dir.resolve()).encode()).hexdigest()[:16],
             resume="allow",
             dir=str(recipe.run_dir),
-            mode=recipe.logging.wandb,
+            mode=mode,
             config=recipe.model_dump(mode="json"),
-            settings=wandb.Settings(silent=True, console="off"),
+            # Without a network the end would be waited for without end; everything is on disk, for `wandb sync`.
+            settings=wandb.Settings(silent=True, console="off", init_timeout=wait_s, finish_timeout=wait_s),
         )
 
     def write(self, row: Row) -> None:
@@ -147,11 +154,48 @@ def _tensorboard(recipe: Recipe, step: int) -> list[Sink]:
 
 
 def _wandb(recipe: Recipe) -> list[Sink]:
-    """A run without wandb is better than no run: what keeps it from starting is logged."""
-    if recipe.logging.wandb == "off" or os.environ.get("WANDB_MODE") == "disabled":
+    """A run without wandb is better than no run, and one on disk better than none: what stands in the way is logged."""
+    wanted = recipe.logging.wandb
+    if wanted == "off" or os.environ.get("WANDB_MODE") == "disabled":
         return []
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send those also of a run that is kept here
+    online = wanted == "online" or (wanted == "auto" and os.environ.get("WANDB_MODE", "online") == "online")
     try:
-        return [_Wandb(recipe)]
+        if online and (obstacle := _obstacle(recipe.logging.wandb_timeout_s)) is not None:
+            if wanted == "online" or obstacle != _NO_LOGIN:
+                logger.warning("wandb: %s; its files are kept for `wandb sync`", obstacle)
+            online = False
+        return [_Wandb(recipe, "online" if online else "offline")]
     except Exception as error:  # wandb raises errors of its own and of its service
-        logger.warning("wandb did not start, going on without it: %s", error)
+        logger.warning("wandb did not start, going on without it: %s", str(error).partition("\n")[0])
         return []
+
+
+def _obstacle(timeout_s: float) -> str | None:
+    """What keeps numbers from being sent; wandb itself would ask on a terminal, and wait long for a network."""
+    import wandb
+
+    url = wandb.setup().settings.base_url
+    if not _logged_in():
+        return _NO_LOGIN
+    try:
+        urllib.request.urlopen(url, timeout=timeout_s).close()
+    except urllib.error.HTTPError:  # it answers
+        return None
+    except (OSError, ValueError) as error:
+        return f"{url} cannot be reached ({error})"
+    return None
+
+
+def _logged_in() -> bool:
+    """wandb has a key for its server, from the environment or from `wandb login`."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.api_key or settings.identity_token_file:
+        return True
+    try:
+        known = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(urlsplit(settings.base_url).hostname or "") is not None
