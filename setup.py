@@ -19,6 +19,8 @@ DATA = [
     "zstandard",
 ]
 
+S3 = ["s3fs>=2025.2", "universal-pathlib>=0.3"]
+
 setup(
     name="megatron-seed",
     version="0.1.0",
@@ -57,8 +59,23 @@ setup(
         "data": DATA,
         "gpu": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "ray": ["ray>=2.9"],
+        "s3": S3,
         "slurm": ["submitit>=1.5"],
-        "dev": [*DATA, "hypothesis", "import-linter", "pytest", "pytest-timeout", "ray>=2.9", "ruff", "submitit>=1.5"],
+        "dev": [
+            *DATA,
+            *S3,
+            "flask",
+            "flask-cors",
+            "hypothesis",
+            "import-linter",
+            "jupytext",
+            "moto[s3]>=5.1",
+            "pytest",
+            "pytest-timeout",
+            "ray>=2.9",
+            "ruff",
+            "submitit>=1.5",
+        ],
     },
     entry_points={"console_scripts": ["megatron-seed = launch.cli:main"]},
 )

@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         pa.field("repository", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("language", pa.string(), nullable=False),
+        pa.field("encoding", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
@@ -45,6 +46,7 @@ class Document:
     """One file. `text` is exactly what is trained on; the id, size and SHA-256 follow from the other fields.
 
     `licence_file` is the nearest in the folders above, `repository_licence` the SPDX identifier of what it says.
+    `encoding` is what the file was in, as Python calls it; text is UTF-8 in any case.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Document:
     licence_file: str | None = None
     repository_licence: str | None = None
     stars: int | None = None
+    encoding: str = "utf-8"
 
     def row(self) -> dict[str, Any]:
         data = self.text.encode()
@@ -65,6 +68,7 @@ class Document:
             "repository": self.repository,
             "path": self.path,
             "language": self.language,
+            "encoding": self.encoding,
             "text": self.text,
             "size_bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),

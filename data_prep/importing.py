@@ -33,7 +33,7 @@ from data_prep.sources.plan import check_sources, plan_source
 
 __all__ = ["ImportLimits", "ImportReport", "SourceSpec", "import_documents"]
 
-FORMAT = "data_prep.documents/2"
+FORMAT = "data_prep.documents/3"
 
 
 @dataclass
@@ -115,7 +115,8 @@ def _task(corpus: Path, unit: Unit, limits: ImportLimits) -> ShardTask:
 def import_unit(stream: BinaryIO, unit: Unit, inputs: str, directory: Path, limits: ImportLimits) -> Mapping[str, Any]:
     """Reads one unit, writes its documents shards into `directory` and its ledger to `stream`."""
     drops, tally = Drops(limits.examples), _Tally()
-    documents = chain.from_iterable(piece.slice.documents(limits, drops) for piece in unit.pieces)
+    known = unit.known_blobs()
+    documents = chain.from_iterable(piece.slice.documents(limits, drops, known) for piece in unit.pieces)
     files: dict[str, Any] = {}
     document = next(documents, None)
     while document is not None:

@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from data_prep.language_table import ALIASES, EXTENSIONS, FILE_NAMES, INTERPRETERS, LANGUAGES
 
 UNKNOWN = "unknown"
-RULES_VERSION = 1  # raised whenever an answer changes: documents imported under other rules are imported anew
+RULES_VERSION = 2  # raised whenever an answer changes: documents imported under other rules are imported anew
 HEAD_CHARACTERS = 16_384
+NOTEBOOK_EXTENSION = "ipynb"  # of files that name their language inside
 # Unlisted extensions whose files may still say by a shebang what they are.
 SCRIPT_EXTENSIONS = frozenset({"", "cgi", "fcgi", "run", "script", "init"})
 
@@ -158,7 +159,11 @@ def by_name(path: str) -> tuple[str, ...]:
 
 def may_be_code(path: str) -> bool:
     """Whether a file with this name is worth reading: False means it is `unknown` whatever it says."""
-    return bool(by_name(path)) or extension_of(path) in SCRIPT_EXTENSIONS
+    return bool(by_name(path)) or extension_of(path) in SCRIPT_EXTENSIONS or is_notebook(path)
+
+
+def is_notebook(path: str) -> bool:
+    return extension_of(path) == NOTEBOOK_EXTENSION
 
 
 def by_alias(name: str) -> str:

@@ -1,12 +1,16 @@
 """What every source shares: how it is named, what is taken, how drops are counted, how work is cut into units."""
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from data_prep.documents import Document
+from data_prep.languages import is_notebook
 from data_prep.shards import fingerprint
 
 Kind = Literal["auto", "folders", "folder", "git", "jsonl", "parquet"]
@@ -26,7 +30,8 @@ REASONS = {
     "too_large": "larger than max_file_bytes",
     "empty": "nothing but white space",
     "binary": "contains NUL bytes",
-    "not_utf8": "is not valid UTF-8",
+    "not_utf8": "is neither UTF-8 nor in an encoding that can be told for sure",
+    "malformed_notebook": "Jupyter notebook that is not JSON with cells",
     "lfs_pointer": "a Git LFS pointer instead of the file",
     "symbolic_link": "symbolic link; what it points to is taken under its own name",
     "link_leaves_folder": "symbolic link that leaves the repository",
@@ -42,6 +47,7 @@ REASONS = {
     "damaged_table": "archive or table that is damaged or ends too early",
     "total_size": "past max_total_bytes; a table's part that was not read counts as one",
 }
+_FAMILY_UNITS = 8
 # A source from which nothing came but these could not be read at all.
 UNREADABLE = frozenset({"unreadable", "damaged_git", "malformed_json", "wrong_type", "missing_column", "damaged_table"})
 
@@ -66,6 +72,8 @@ class ImportLimits:
 
     max_file_bytes: int = 1 << 20
     """Longer files and records are dropped. 1 MiB of code is data more often than not."""
+    max_notebook_bytes: int = 16 << 20
+    """The same for Jupyter notebooks, which are mostly outputs; the cells are held to `max_file_bytes`."""
     max_total_bytes: int | None = None
     """Files are taken in the order of sources, repositories and paths until one would pass this many bytes, as listed;
     none after it. A listed file may turn out to be no code, so fewer bytes may be taken, but never more."""
@@ -76,9 +84,19 @@ class ImportLimits:
     ignored_folders: frozenset[str] = IGNORED_FOLDERS
     """Folders of these names are not entered."""
 
+    def most_bytes(self, path: str) -> int:
+        """What a file of this name may have before it is read."""
+        return max(self.max_file_bytes, self.max_notebook_bytes) if is_notebook(path) else self.max_file_bytes
+
     def taking(self) -> list[Any]:
         """What a unit's content depends on, for its fingerprint."""
-        return [self.max_file_bytes, self.shard_bytes, self.examples, sorted(self.ignored_folders)]
+        return [
+            self.max_file_bytes,
+            self.max_notebook_bytes,
+            self.shard_bytes,
+            self.examples,
+            sorted(self.ignored_folders),
+        ]
 
 
 @dataclass
@@ -104,6 +122,29 @@ class Drops:
 
 
 @dataclass
+class KnownBlobs:
+    """Contents by Git id: a blob that many repositories hold is read once. The least recently used are forgotten."""
+
+    most_bytes: int = 128 << 20
+    size_bytes: int = 0
+    _found: OrderedDict[tuple[str, str], tuple[Any, int]] = field(default_factory=OrderedDict)
+
+    def get(self, blob: str, name: str, read: Callable[[], Any]) -> Any:
+        """What `read` said, now or before, of this blob under this file name (which tells languages apart)."""
+        key = (blob, name)
+        if key in self._found:
+            self._found.move_to_end(key)
+            return self._found[key][0]
+        content = read()
+        size_bytes = sys.getsizeof(content.text)
+        self._found[key] = (content, size_bytes)
+        self.size_bytes += size_bytes
+        while self.size_bytes > self.most_bytes:
+            self.size_bytes -= self._found.popitem(last=False)[1][1]
+        return content
+
+
+@dataclass
 class Budget:
     """What is left of max_total_bytes while sources are planned one after the other; once passed, nothing is taken."""
 
@@ -122,17 +163,23 @@ class Budget:
 class Slice(Protocol):
     """Picklable description of a part of a source that a worker can read alone."""
 
-    def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]: ...
+    def documents(self, limits: ImportLimits, drops: Drops, known: KnownBlobs | None = None) -> Iterator[Document]:
+        """`known` holds what was read for other slices of the unit."""
+        ...
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A slice as planned: `key` names it within its source for good, `inputs` changes when what it reads changes."""
+    """A slice as planned: `key` names it within its source for good, `inputs` changes when what it reads changes.
+
+    `family` is the same for pieces that are likely to hold the same blobs; "" is no family.
+    """
 
     slice: Slice
     key: str
     size_bytes: int
     inputs: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +192,11 @@ class Unit:
 
     def inputs(self) -> list[str]:
         return [piece.inputs for piece in self.pieces]
+
+    def known_blobs(self) -> KnownBlobs | None:
+        """Where some pieces may hold the same blobs, a place for what is read."""
+        families = [piece.family for piece in self.pieces if piece.family]
+        return KnownBlobs() if len(set(families)) < len(families) else None
 
 
 def ends_group(group_bytes: int, key: str, size_bytes: int, target_bytes: int) -> bool:
@@ -159,20 +211,41 @@ def ends_group(group_bytes: int, key: str, size_bytes: int, target_bytes: int) -
 
 
 def group_units(source: str, pieces: Iterable[Piece], target_bytes: int) -> Iterator[Unit]:
-    """Groups consecutive pieces to units of at most `target_bytes`, unless one piece alone is larger."""
+    """Groups pieces to units of at most `target_bytes`, unless one piece alone is larger.
+
+    Pieces without a family keep their order. Those of one family come together and count as the first of them, up to
+    `_FAMILY_UNITS` times the target: what forks share is then read once.
+    """
     group: list[Piece] = []
     size = 0
-    for piece in pieces:
-        if group and size + piece.size_bytes > target_bytes:
-            yield _unit(source, group)
-            group, size = [], 0
-        group.append(piece)
-        size += piece.size_bytes
-        if ends_group(size, piece.key, piece.size_bytes, target_bytes):
-            yield _unit(source, group)
-            group, size = [], 0
+    for _, family in itertools.groupby(_by_family(pieces), key=lambda piece: piece.family or piece.key):
+        for members in _cut(list(family), _FAMILY_UNITS * target_bytes):
+            first = members[0]
+            if group and size + first.size_bytes > target_bytes:
+                yield _unit(source, group)
+                group, size = [], 0
+            group += members
+            size += first.size_bytes
+            total = sum(piece.size_bytes for piece in group)
+            if ends_group(size, first.key, first.size_bytes, target_bytes) or total >= _FAMILY_UNITS * target_bytes:
+                yield _unit(source, group)
+                group, size = [], 0
     if group:
         yield _unit(source, group)
+
+
+def _by_family(pieces: Iterable[Piece]) -> list[Piece]:
+    return sorted(pieces, key=lambda piece: piece.family)
+
+
+def _cut(family: list[Piece], most_bytes: int) -> Iterator[list[Piece]]:
+    members: list[Piece] = []
+    for piece in family:
+        if members and sum(member.size_bytes for member in members) + piece.size_bytes > most_bytes:
+            yield members
+            members = []
+        members.append(piece)
+    yield members
 
 
 def _unit(source: str, group: list[Piece]) -> Unit:

@@ -94,7 +94,7 @@ def _file(repository: pygit2.Repository, path: str, child: pygit2.Object) -> Ent
         _, size_bytes = repository.odb.read_header(child.id)
     except _FAILURES:
         return Entry(path, version=version, problem="damaged_git")
-    return Entry(path, size_bytes, version)
+    return Entry(path, size_bytes, version, blob=version)
 
 
 def _said(error: Exception) -> str:

@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 
 from data_prep.documents import Document
 from data_prep.errors import DataError
-from data_prep.languages import UNKNOWN
 from data_prep.shards import fingerprint
-from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, SourceSpec
-from data_prep.sources.content import checked_text, language_of, printable, text_of
+from data_prep.sources.base import Budget, Drops, ImportLimits, KnownBlobs, Piece, SourceSpec
+from data_prep.sources.content import Content, content_of, printable
 
 COLUMNS = {
     "content": ("content", "text", "code", "contents"),
@@ -73,16 +72,21 @@ class TableReader:
         for role, value in names.items():
             if not isinstance(value, str | None):
                 return self._drop("wrong_type", f"{where}: {columns[role]} is {type(value).__name__}, not text")
-        text, size_bytes, reason = self._text(content)
         path = printable(names["path"] or f"{where}")
-        language = UNKNOWN if reason else language_of(path, text, names["language"])
-        if reason is None and language == UNKNOWN:
-            reason = "unknown_language"
-        if reason:
-            return self._drop(reason, f"{where}: {path}", size_bytes)
+        found, size_bytes = self._content(content, path, names["language"])
+        if found.reason:
+            return self._drop(found.reason, f"{where}: {path}", size_bytes)
         stars = record.get(columns["stars"]) if "stars" in columns else None
+        repository = printable(names["repository"] or where)
         return Document(
-            self.source, printable(names["repository"] or where), path, language, text, where, stars=_whole(stars)
+            self.source,
+            repository,
+            path,
+            found.language,
+            found.text,
+            where,
+            stars=_whole(stars),
+            encoding=found.encoding,
         )
 
     def fits(self, document: Document, position: int, budget: Budget) -> bool:
@@ -95,15 +99,14 @@ class TableReader:
             self._drop("total_size", f"{self.shown}#{position}", size_bytes)
         return fits
 
-    def _text(self, content: str | bytes) -> tuple[str, int, str | None]:
+    def _content(self, content: str | bytes, path: str, said: str | None) -> tuple[Content, int]:
         try:
             size_bytes = len(content if isinstance(content, bytes) else content.encode())
         except UnicodeEncodeError:  # half of a surrogate pair
-            return "", len(content), "not_utf8"
-        if size_bytes > self.limits.max_file_bytes:
-            return "", size_bytes, "too_large"
-        text, reason = text_of(content) if isinstance(content, bytes) else checked_text(content)
-        return text, size_bytes, reason
+            return Content(reason="not_utf8"), len(content)
+        if size_bytes > self.limits.most_bytes(path):
+            return Content(reason="too_large"), size_bytes
+        return content_of(path, content, self.limits.max_file_bytes, said), size_bytes
 
     def _drop(self, reason: str, example: str, size_bytes: int = 0) -> None:
         self.drops.add(reason, printable(example), size_bytes)
@@ -134,10 +137,11 @@ class JsonlSlice:
     end: int | None = None
     most_bytes: int | None = None
 
-    def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]:
+    def documents(self, limits: ImportLimits, drops: Drops, known: KnownBlobs | None = None) -> Iterator[Document]:
         reader = TableReader(self.source, self.shown, limits, drops)
         budget = Budget(self.most_bytes)
-        longest = 6 * limits.max_file_bytes + (1 << 20)  # JSON may need 6 bytes for one, and there are other fields
+        # JSON may need 6 bytes for one of text, though not of what notebooks hold, and there are other fields.
+        longest = max(6 * limits.max_file_bytes, 2 * limits.max_notebook_bytes) + (1 << 20)
         try:
             with open_stream(self.path) as stream:
                 for position, line in _lines(stream, self.start, self.end, longest):
@@ -213,7 +217,7 @@ class ParquetSlice:
     last: int
     most_bytes: int | None = None
 
-    def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]:
+    def documents(self, limits: ImportLimits, drops: Drops, known: KnownBlobs | None = None) -> Iterator[Document]:
         reader = TableReader(self.source, self.shown, limits, drops)
         budget = Budget(self.most_bytes)
         try:

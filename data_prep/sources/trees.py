@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from data_prep.documents import Document
-from data_prep.languages import UNKNOWN, detect, may_be_code
+from data_prep.languages import may_be_code
 from data_prep.licences import recognise
 from data_prep.shards import fingerprint
-from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, ends_group
-from data_prep.sources.content import printable, text_of
+from data_prep.sources.base import Budget, Drops, ImportLimits, KnownBlobs, Piece, ends_group
+from data_prep.sources.content import Content, content_of, decoded, printable
 
 _LICENCE = re.compile(r"(licen[cs]e|copying|unlicense|copyright)([.\-_].*)?", re.IGNORECASE)
+_TELLING_BYTES = 1024  # smaller files are the same in repositories that have nothing to do with each other
 LAST = "\U0010ffff"  # sorts after every path
 
 
@@ -25,6 +26,7 @@ class Entry:
     size_bytes: int = 0
     version: str = ""  # changes with the content
     problem: str | None = None
+    blob: str = ""  # Git id of the content, where it has one
 
 
 class Tree(Protocol):
@@ -67,7 +69,7 @@ def refusal(entry: Entry, limits: ImportLimits) -> str | None:
         return entry.problem
     if not may_be_code(entry.path):
         return "unknown_language"
-    return "too_large" if entry.size_bytes > limits.max_file_bytes else None
+    return "too_large" if entry.size_bytes > limits.most_bytes(entry.path) else None
 
 
 def plan_tree(
@@ -91,17 +93,23 @@ def plan_tree(
         cut.add(entry, entry.size_bytes if takes else 0)
         if _is_licence(entry.path):
             licences.append((printable(entry.path), entry.version))
-    for start, stop, size, inputs in cut.finish(end):
+    for start, stop, size, inputs, family in cut.finish(end):
         part = TreeSlice(tree, source, repository, start, stop)
-        yield Piece(part, f"{repository}/{printable(start)}", size, fingerprint(inputs, printable(stop), licences))
+        inputs = fingerprint(inputs, printable(stop), licences)
+        yield Piece(part, f"{repository}/{printable(start)}", size, inputs, family)
 
 
 @dataclass
 class _Ranges:
-    """Cuts entries, added in path order, into consecutive ranges: (start, end, bytes, digest of the entries)."""
+    """Cuts entries, added in path order, into consecutive ranges: (start, end, bytes, digest of the entries, family).
+
+    The family is the smallest id of a blob. Of forks that share a part s of all their blobs, that is the same with
+    probability s (MinHash), and it does not depend on what else is imported.
+    """
 
     target_bytes: int
-    done: list[tuple[str, str, int, str]] = field(default_factory=list)
+    done: list[tuple[str, str, int, str, str]] = field(default_factory=list)
+    family: str = ""
     start: str = ""
     size: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
@@ -112,14 +120,16 @@ class _Ranges:
         line = (entry.path, entry.size_bytes, entry.version, entry.problem)
         self.digest.update(repr(line).encode("utf-8", "backslashreplace"))
         self.size += size_bytes
+        if entry.blob and size_bytes >= _TELLING_BYTES:
+            self.family = min(self.family or entry.blob, entry.blob)
         if size_bytes and ends_group(self.size, printable(entry.path), size_bytes, self.target_bytes):
             self._close(entry.path + "\0")
 
     def _close(self, end: str) -> None:
-        self.done.append((self.start, end, self.size, self.digest.hexdigest()))
-        self.start, self.size, self.digest = end, 0, hashlib.sha256()
+        self.done.append((self.start, end, self.size, self.digest.hexdigest(), self.family))
+        self.start, self.size, self.digest, self.family = end, 0, hashlib.sha256(), ""
 
-    def finish(self, end: str) -> list[tuple[str, str, int, str]]:
+    def finish(self, end: str) -> list[tuple[str, str, int, str, str]]:
         if self.start < end:
             self._close(end)
         return self.done
@@ -135,40 +145,53 @@ class TreeSlice:
     start: str
     end: str
 
-    def documents(self, limits: ImportLimits, drops: Drops) -> Iterator[Document]:
+    def documents(self, limits: ImportLimits, drops: Drops, known: KnownBlobs | None = None) -> Iterator[Document]:
         licences: dict[str, str | None] = {}
         identifiers: dict[str, str | None] = {}
         for entry in self.tree.entries(limits, self.start, self.end):
             shown = printable(entry.path)
-            text, reason = "", refusal(entry, limits)
-            if reason is None:
-                text, reason = self._read(entry, limits)
-            language = UNKNOWN if reason else detect(shown, text)
-            if reason is None and language == UNKNOWN:
-                reason = "unknown_language"
-            if reason:
-                drops.add(reason, f"{self.repository}/{shown}", entry.size_bytes)
+            reason = refusal(entry, limits)
+            found = Content(reason=reason) if reason else self._content(entry, shown, limits, known)
+            if found.reason:
+                drops.add(found.reason, f"{self.repository}/{shown}", entry.size_bytes)
                 continue
             licence = _nearest_licence(shown.rpartition("/")[0], self.tree.names, licences)
             if licence is not None and licence not in identifiers:
                 identifiers[licence] = self._identifier(licence, limits)
             said = identifiers.get(licence) if licence else None
-            yield Document(self.source, self.repository, shown, language, text, None, licence, said)
+            yield Document(
+                self.source,
+                self.repository,
+                shown,
+                found.language,
+                found.text,
+                licence_file=licence,
+                repository_licence=said,
+                encoding=found.encoding,
+            )
 
     def _identifier(self, licence_file: str, limits: ImportLimits) -> str | None:
         for entry in self.tree.entries(limits, licence_file, licence_file + "\0"):
             if not entry.problem and entry.size_bytes <= limits.max_file_bytes:
-                return recognise(self._read(entry, limits)[0])
+                try:
+                    return recognise(decoded(self.tree.read(entry))[0])
+                except TreeReadError:
+                    return None
         return None
 
-    def _read(self, entry: Entry, limits: ImportLimits) -> tuple[str, str | None]:
+    def _content(self, entry: Entry, shown: str, limits: ImportLimits, known: KnownBlobs | None) -> Content:
+        if known is None or not entry.blob:
+            return self._read(entry, shown, limits)
+        return known.get(entry.blob, shown.rpartition("/")[2], lambda: self._read(entry, shown, limits))
+
+    def _read(self, entry: Entry, shown: str, limits: ImportLimits) -> Content:
         try:
             data = self.tree.read(entry)
         except TreeReadError as error:
-            return "", error.reason
-        if len(data) > limits.max_file_bytes:  # it grew since it was listed
-            return "", "too_large"
-        return text_of(data)
+            return Content(reason=error.reason)
+        if len(data) > limits.most_bytes(entry.path):  # it grew since it was listed
+            return Content(reason="too_large")
+        return content_of(shown, data, limits.max_file_bytes)
 
 
 def _is_licence(path: str) -> bool:

@@ -61,7 +61,7 @@ def test_bad_contents(tmp_path, files, take, rows):
     bad = {
         "r/latin.py": b"# caf\xe9\n",
         "r/nul.py": b"a = 1\0\n",
-        "r/utf16.py": "a = 1\n".encode("utf-16"),
+        "r/utf16.py": "a = 1\n".encode("utf-16-le"),
         "r/empty.py": b"",
         "r/blank.py": b"\xef\xbb\xbf \n\t\n",
         "r/long.py": b"x" * 1001,

@@ -4,6 +4,9 @@ import pygit2
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.sources.base import KnownBlobs, Piece, Unit, group_units
+from data_prep.sources.content import Content
+from data_prep.sources.git import GitTree
 
 
 def commit(repository: pygit2.Repository, content: dict[str, bytes], links: dict[str, str] | None = None) -> str:
@@ -122,3 +125,73 @@ def test_only_a_new_commit_makes_it_stale(tmp_path, bare, take, rows):
     commit(bare, {**CONTENT, "a.py": b"a = 2\n"})
     assert take(tmp_path / "repo.git").units_made == 1
     assert "a = 2\n" in {row["text"] for row in rows()}
+
+
+def fork_of(tmp_path, name: str, content: dict[str, bytes]) -> None:
+    commit(pygit2.init_repository(tmp_path / "all" / name, bare=True), content)
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Ids of the blobs that were read, in order."""
+    found = []
+    original = GitTree.read
+
+    def recording(self, entry):
+        found.append(entry.version)
+        return original(self, entry)
+
+    monkeypatch.setattr(GitTree, "read", recording)
+    return found
+
+
+def code(index: int) -> bytes:
+    return f"# {index}\n".encode() + b"".join(f"x{index} = {line}\n".encode() for line in range(300))
+
+
+def test_what_forks_share_is_read_once(tmp_path, take, rows, reads):
+    shared = {f"m{index}.py": code(index) for index in range(20)}
+    fork_of(tmp_path, "a.git", shared)
+    fork_of(tmp_path, "k-other.git", {f"n{index}.py": code(100 + index) for index in range(20)})
+    fork_of(tmp_path, "z.git", {**shared, "m3.py": code(50), "new.py": code(51)})
+    take(tmp_path / "all", "folders", shard_bytes=40_000)
+    assert len(reads) == len(set(reads)) == 20 + 20 + 2
+    found = {(row["repository"], row["path"]): row["text"].encode() for row in rows()}
+    assert len(found) == 20 + 20 + 21
+    assert {path: text for (repository, path), text in found.items() if repository == "a.git"} == shared
+    assert found["z.git", "m3.py"] == code(50) and found["z.git", "m4.py"] == shared["m4.py"]
+
+
+def test_documents_do_not_depend_on_what_is_read_once(tmp_path, take, rows, monkeypatch):
+    shared = {f"m{index}.py": code(index) for index in range(10)} | {"same.pl": b"a :- b.\n" * 200}
+    fork_of(tmp_path, "a.git", shared)
+    fork_of(tmp_path, "b.git", {**shared, "same.txt.py": b"a :- b.\n" * 200})
+    take(tmp_path / "all", "folders")
+    together = rows()
+    monkeypatch.setattr(Unit, "known_blobs", lambda unit: None)
+    take(tmp_path / "all", "folders", examples=1)
+    assert rows() == together
+
+
+def test_of_many_forks_a_unit_takes_some():
+    pieces = [Piece(None, f"{index:03d}", 900, "", family="f") for index in range(30)]
+    units = list(group_units("s", pieces, 1000))
+    assert [piece.key for unit in units for piece in unit.pieces] == [piece.key for piece in pieces]
+    assert max(sum(piece.size_bytes for piece in unit.pieces) for unit in units) <= 8000
+    assert len(units) == 4
+
+
+def test_what_is_least_used_is_forgotten():
+    known, read = KnownBlobs(most_bytes=2500), []
+
+    def ask(blob: str) -> None:
+        def content() -> Content:
+            read.append(blob)
+            return Content("x" * 1000)
+
+        assert known.get(blob, "a.py", content).text == "x" * 1000
+
+    for blob in "aabacab":
+        ask(blob)
+    assert "".join(read) == "abcb"
+    assert known.size_bytes <= 2500
