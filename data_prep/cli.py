@@ -232,6 +232,25 @@ def build(
 
 
 @app.command()
+def report(
+    corpus: Corpus,
+    selection: Annotated[str | None, typer.Option(help="Name of a selection; default: the only one.")] = None,
+    out: Annotated[Path, typer.Option(help="Page to write.", dir_okay=False)] = Path("report.html"),
+    examples: Annotated[int, typer.Option(min=0, help="Documents shown for each rule and score.")] = 3,
+    seed: Annotated[int, typer.Option(help="Which examples are drawn.")] = 1,
+    score: Annotated[
+        list[str] | None, typer.Option(help="annotation.column to show as a score; default: what rules judge.")
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Write a page about a corpus: what it holds, what was dropped and why, scores and samples."""
+    from data_prep.report.page import write_report
+
+    write_report(corpus, out, selection, examples, seed, workers, score or ())
+    typer.echo(f"{out}: report of {corpus}")
+
+
+@app.command()
 def inspect(
     corpus: Corpus,
     selection: Annotated[str | None, typer.Option(help="Name of a selection; default: the only one.")] = None,

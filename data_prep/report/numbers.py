@@ -83,6 +83,8 @@ def selection_names(corpus: Path) -> list[str]:
 
 def _largest_repositories(corpus: Path, selection: str | None, workers: int) -> list[dict[str, Any]]:
     shards = list_shards(corpus)
+    if not shards:
+        return []
     split, tables = "NULL::VARCHAR", "documents"
     with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch), workers) as database:
         add_shards_view(database, "documents", shards, "source, repository, size_bytes")

@@ -9,6 +9,11 @@ LABELS = {CAP: "past the size cap"}
 RULES = {
     "language": "in a language that was not asked for",
     "exact_duplicate": "the same text, byte for byte, as a document that is kept",
+    "near_duplicate": "nearly the same text as a document that is kept",
+    "repository_duplicate": "of a repository with the same files as one that is kept",
+    "near_repository": "of a repository with nearly the same files as one that is kept",
+    "in_both_splits": "held out, but equal or nearly equal to a document that is trained on",
+    "low_quality": "among the lowest scores of what the rules before it leave",
     "broken_syntax": "more under error nodes than good files of its language have, or cut off in the middle",
     "generated": "says that a program wrote it",
     "minified": "long lines with hardly any space",
@@ -23,6 +28,7 @@ class Step:
     """A level that is reached, or an amount that is taken away from it.
 
     `documents` are counted; a level's bar goes from 0 to `documents`, a drop's from `start` to `start + documents`.
+    `alone`: documents that a rule would drop if there were no other.
     """
 
     label: str
@@ -33,6 +39,8 @@ class Step:
     meaning: str = ""
     condition: str = ""
     examples: Sequence[str] = field(default_factory=tuple)
+    alone: int | None = None
+    alone_bytes: int | None = None
 
 
 def waterfall(data: dict[str, Any] | None) -> list[Step]:
@@ -86,7 +94,7 @@ def _selection(selection: dict[str, Any] | None, level: int) -> list[Step]:
 
 
 def _rule_drop(rule: dict[str, Any], start: int) -> Step:
-    name = rule["rule"]
+    name, alone = rule["rule"], rule.get("alone") or {}
     return Step(
         name.replace("_", " "),
         "drop",
@@ -96,9 +104,26 @@ def _rule_drop(rule: dict[str, Any], start: int) -> Step:
         RULES.get(name, ""),
         condition=rule.get("drop", ""),
         examples=rule.get("examples") or (),
+        alone=alone.get("documents"),
+        alone_bytes=alone.get("size_bytes"),
     )
 
 
 def _repositories(split: dict[str, Any], meaning: str) -> str:
     repositories = split["repositories"]
     return f"{repositories:,} whole {'repository' if repositories == 1 else 'repositories'}; {meaning}"
+
+
+def languages_of(data: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Languages by imported text: name, and documents and size_bytes for imported, train and held_out."""
+    data = data or {}
+    if data.get("selection"):
+        found = data["selection"]["languages"].items()
+        rows = [{"name": name, "imported": row["in"], "splits": [row["train"], row["held_out"]]} for name, row in found]
+    else:
+        found = ((data.get("import") or {}).get("languages") or {}).items()
+        rows = [
+            {"name": name, "imported": {"documents": row["documents"], "size_bytes": row["text_bytes"]}, "splits": []}
+            for name, row in found
+        ]
+    return sorted(rows, key=lambda row: (-row["imported"]["size_bytes"], row["name"]))

@@ -1,9 +1,9 @@
 """The few numbers that matter, in words."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from data_prep.report.formats import count, decimal
+from data_prep.report.tiles import Tile
 
 LAYOUT = {
     "tensor_parallel": "processes share the matrices of every layer",
@@ -13,17 +13,6 @@ LAYOUT = {
     "sequence_parallel": "what lies between those matrices is shared too, along the sequence",
     "distributed_optimizer": "copies of the model share the optimizer's state",
 }
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number of the first screen: what it is, the number, its unit, and a sentence on how to read it."""
-
-    label: str
-    value: str
-    unit: str
-    note: str
-    mood: str = ""
 
 
 def tiles(results: dict[str, Any]) -> list[Tile]:
