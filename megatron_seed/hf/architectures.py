@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 from megatron_seed.config.schema import LinearRope, Llama3Rope, ModelConfig, YarnRope
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.mapping import LLAMA_LAYER, QWEN2_LAYER, QWEN3_LAYER, Row, rows_of
-from megatron_seed.hf.special import SpecialIds
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """None where there is no such token; some imported models have several eos."""
+
+    bos: int | None = None
+    eos: int | list[int] | None = None
+    pad: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,10 @@ _ROPE_NAMES = {
     ),
 }
 _ROPE_PLAIN = {"rope_theta", "rope_type", "type"}
+# Of an imported config: what is ours to say, what follows from that, and code that does not come along.
+_NOT_KEPT = {"architectures", "auto_map", "dtype", "layer_types", "model_type", "torch_dtype", "transformers_version"}
+# What may differ between a model and what it was trained on from.
+_NOT_SHAPE = {"vocab_multiple", "max_sequence_length", "rotary_base", "rope_scaling", "init_std"}
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -95,12 +107,18 @@ def architecture_of(config: ModelConfig) -> Architecture:
     raise SeedError(f"no Hugging Face architecture known here has {traits}; known: {_names()}")
 
 
-def to_hf_config(config: ModelConfig, special: SpecialIds, dtype: torch.dtype) -> PreTrainedConfig:
-    """The config that transformers has for this model; SeedError when transformers cannot have such a model."""
+def to_hf_config(
+    config: ModelConfig, special: SpecialIds, dtype: torch.dtype, imported: PreTrainedConfig | None = None
+) -> PreTrainedConfig:
+    """The config that transformers has for this model; SeedError when transformers cannot have such a model.
+
+    `imported` is the config that the model came with: what it says beyond the model's shape is kept.
+    """
     architecture = architecture_of(config)
+    kept = {} if imported is None else _kept(architecture, imported, config)
     try:
         return architecture.config_class(
-            **_fields(architecture, config),
+            **_fields(architecture, config) | kept,
             architectures=[architecture.name],
             dtype=str(dtype).removeprefix("torch."),
             bos_token_id=special.bos,
@@ -111,9 +129,8 @@ def to_hf_config(config: ModelConfig, special: SpecialIds, dtype: torch.dtype) -
         raise SeedError(f"no {architecture.name} has this shape: {' '.join(str(error).split())}") from error
 
 
-def read_hf_config(directory: Path) -> tuple[Architecture, PreTrainedConfig]:
-    """Architecture and config of a Hugging Face directory; SeedError naming what is missing, unknown or unsupported."""
-    path = directory / "config.json"
+def read_hf_config(path: Path) -> tuple[Architecture, PreTrainedConfig]:
+    """Architecture and config of a config.json; SeedError naming what is missing, unknown or unsupported."""
     values = _read_json(path)
     architecture = _find(values, path)
     missing = [name for name in _REQUIRED if values.get(name) is None]
@@ -154,6 +171,22 @@ def to_model_config(architecture: Architecture, config: PreTrainedConfig, vocab_
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise SeedError(f"config.json describes no model of ours: {'; '.join(problems)}") from error
+
+
+def is_same_shape(config: ModelConfig, architecture: Architecture, imported: PreTrainedConfig) -> bool:
+    """A model of the imported config, trained on or as it came."""
+    theirs = to_model_config(architecture, imported, config.vocab_multiple)
+    return theirs.model_dump(exclude=_NOT_SHAPE) == config.model_dump(exclude=_NOT_SHAPE)
+
+
+def _kept(architecture: Architecture, imported: PreTrainedConfig, config: ModelConfig) -> dict[str, Any]:
+    """Fields of an imported config that the model's shape does not tell, such as those of training or of generation."""
+    told = _NOT_KEPT | set(_fields(architecture, config)) | {f"{role}_token_id" for role in asdict(SpecialIds())}
+    kept = {name: value for name, value in imported.to_diff_dict().items() if name not in told}
+    ours = to_model_config(architecture, imported, config.vocab_multiple)
+    if (ours.rotary_base, ours.rope_scaling) == (config.rotary_base, config.rope_scaling):
+        kept["rope_parameters"] = dict(imported.rope_parameters)  # the same, said as it was said
+    return kept
 
 
 def _read_json(path: Path) -> dict[str, Any]:

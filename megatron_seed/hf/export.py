@@ -19,7 +19,14 @@ from megatron_seed.hf.plan import BLOCK_BYTES, SHARD_BYTES, ExportPlan, plan_che
 from megatron_seed.hf.publish import check_room, replacing, seal
 from megatron_seed.hf.shards import write_shards
 from megatron_seed.hf.slices import Dtype
-from megatron_seed.hf.special import GENERATION_CONFIG, generation_config, read_special_ids, spare_rows
+from megatron_seed.hf.special import (
+    GENERATION_CONFIG,
+    IMPORTED_CONFIG,
+    generation_config,
+    read_imported_config,
+    read_special_ids,
+    spare_rows,
+)
 
 WORKERS = 4
 FORMAT = "megatron_seed.hf_export/1"
@@ -64,7 +71,7 @@ def export_hf(
     reader, config = CheckpointReader(checkpoint), read_model_config(checkpoint)
     plan = plan_checkpoint(reader, config, dtype, max_shard_size_bytes)
     special = read_special_ids(checkpoint, config)
-    hf_config = to_hf_config(config, special, plan.dtype)
+    hf_config = to_hf_config(config, special, plan.dtype, read_imported_config(checkpoint, config))
     report = ExportReport(
         out=out,
         architecture=plan.architecture.name,
@@ -74,7 +81,7 @@ def export_hf(
         files=tuple(plan.files),
         spare_rows=spare_rows(checkpoint, config),
     )
-    with replacing(out, is_export, force) as work:
+    with replacing(out, checkpoint, is_export, force) as work:
         check_room(out, plan.size_bytes)
         entries = _write_tensors(work, reader, plan, workers, progress)
         hf_config.save_pretrained(work)
@@ -116,9 +123,10 @@ def _write_tensors(
 
 def _copy_tokenizer(tokenizer: Path, work: Path) -> None:
     """All its files, those of further chat templates in a folder of theirs included."""
+    others = {"README.md", "manifest.json", GENERATION_CONFIG, IMPORTED_CONFIG}
     for path in sorted(tokenizer.rglob("*")):
         name = path.relative_to(tokenizer)
-        if not path.is_file() or str(name) in {"README.md", "manifest.json", GENERATION_CONFIG}:
+        if not path.is_file() or str(name) in others:
             continue
         if (work / name).exists():
             raise SeedError(f"{path}: a tokenizer file cannot have the name of a model file")

@@ -21,7 +21,7 @@ from megatron_seed.hf.architectures import read_hf_config, to_model_config
 from megatron_seed.hf.mapping import EMBEDDING, HEAD, Row, Shape, places
 from megatron_seed.hf.publish import check_room, replacing, seal
 from megatron_seed.hf.slices import DTYPES, Dtype, checkpoint_shape, convert, hf_shapes
-from megatron_seed.hf.special import GENERATION_CONFIG, check_tokenizer
+from megatron_seed.hf.special import GENERATION_CONFIG, IMPORTED_CONFIG, check_tokenizer, read_generation_config
 from megatron_seed.hf.torch_dist import Part, write_torch_dist
 from megatron_seed.hf.weights import HfWeights
 from megatron_seed.runtime import device
@@ -83,22 +83,23 @@ def import_hf(
     Raises SeedError for an unknown architecture, a tokenizer with more ids than the model, too small a disk, and
     tensors that are missing, extra or of a wrong shape.
     """
-    architecture, hf_config = read_hf_config(Path(hf))
+    architecture, hf_config = read_hf_config(Path(hf) / "config.json")
     config = to_model_config(architecture, hf_config, vocab_multiple)
     rows = architecture.rows(config)
     if (Path(hf) / "tokenizer.json").is_file():
         check_tokenizer(Encoder.load(Path(hf)), config)
+    read_generation_config(Path(hf))
     weights = HfWeights(Path(hf), allow_pickle)
     ignored = _check_names(weights, rows, config)
-    target = DTYPES[dtype] if dtype else _common_dtype(weights, hf_shapes(rows, config))
     shapes = hf_shapes(rows, config)
-    with replacing(Path(out), is_import, force) as work:
+    target = _target_dtype(weights, shapes, dtype)
+    with replacing(Path(out), Path(hf), is_import, force) as work:
         check_room(Path(out), sum(map(math.prod, shapes.values())) * target.itemsize)
         make = _Maker(weights, rows, config, target, progress)
         entries = write_torch_dist(work, list(_parts(rows, config)), target, make, _extra_states(config))
         (work / "model.yaml").write_text(dump_recipe(config), encoding="utf-8")
-        _write_state(work, Path(hf), hf_config)
-        _copy_tokenizer(Path(hf), work / "tokenizer")
+        _write_state(work, Path(hf))
+        _copy_tokenizer(Path(hf), work / "tokenizer", hf_config)
         seal(work, entries)
     return ImportReport(
         out=Path(out),
@@ -144,7 +145,10 @@ def _check_names(weights: HfWeights, rows: Sequence[Row], config: ModelConfig) -
     return tuple(sorted(ignored))
 
 
-def _common_dtype(weights: HfWeights, names: Mapping[str, Shape]) -> torch.dtype:
+def _target_dtype(weights: HfWeights, names: Mapping[str, Shape], chosen: Dtype | None) -> torch.dtype:
+    """The chosen dtype, or the files'; SeedError when these are several."""
+    if chosen:
+        return DTYPES[chosen]
     dtypes = {weights.dtypes[name] for name in names}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES.values()):
         listed = ", ".join(sorted(map(str, dtypes)))
@@ -199,22 +203,17 @@ def _extra_states(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _write_state(work: Path, hf: Path, config: PreTrainedConfig) -> None:
-    state = {
-        "step": 0,
-        "consumed_tokens": 0,
-        "versions": device.versions(),
-        "imported_from": hf.resolve().name,
-        "special_ids": {"bos": config.bos_token_id, "eos": config.eos_token_id, "pad": config.pad_token_id},
-    }
+def _write_state(work: Path, hf: Path) -> None:
+    versions = device.versions()
+    state = {"step": 0, "consumed_tokens": 0, "versions": versions, "imported_from": hf.resolve().name}
     (work / "state.json").write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _copy_tokenizer(hf: Path, target: Path) -> None:
-    files = [hf / name for name in _TOKENIZER_FILES if (hf / name).is_file()]
-    if files:
-        target.mkdir()
-        for path in files:
-            shutil.copyfile(path, target / path.name)
-        if (hf / _CHAT_TEMPLATES).is_dir():
-            shutil.copytree(hf / _CHAT_TEMPLATES, target / _CHAT_TEMPLATES)
+def _copy_tokenizer(hf: Path, target: Path, config: PreTrainedConfig) -> None:
+    target.mkdir()
+    for name in _TOKENIZER_FILES:
+        if (hf / name).is_file():
+            shutil.copyfile(hf / name, target / name)
+    if (hf / _CHAT_TEMPLATES).is_dir():
+        shutil.copytree(hf / _CHAT_TEMPLATES, target / _CHAT_TEMPLATES)
+    config.to_json_file(target / IMPORTED_CONFIG)

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from megatron_seed.checkpoint.manifest import Entry, digest_files, list_files, sync_folder, write_manifest
 from megatron_seed.errors import SeedError
 
@@ -17,12 +19,15 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def replacing(out: Path, is_ours: Callable[[Path], bool], force: bool) -> Iterator[Path]:
+def replacing(out: Path, source: Path, is_ours: Callable[[Path], bool], force: bool) -> Iterator[Path]:
     """Give a temporary directory beside `out`, to be filled and synced; it becomes `out` when the block ends well.
 
     An `out` that exists is replaced if it is empty, `is_ours(out)` or `force`, and refused with SeedError otherwise.
+    One that is or holds `source`, which it is made from, is always refused.
     When the disk is full, the SeedError says so, and nothing is left of what was written.
     """
+    if source.resolve().is_relative_to(out.resolve()):
+        raise SeedError(f"{out} would take the place of what it is made from, {source}: choose another directory")
     if out.exists() and not force and not is_ours(out) and not _is_empty(out):
         raise SeedError(f"{out} exists and was not written by this command: choose another directory, or --force")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +56,7 @@ def check_room(out: Path, size_bytes: int) -> None:
     parent = next(path for path in out.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
     if free < size_bytes:
-        raise SeedError(f"{out}: {size_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on that disk")
+        raise SeedError(f"{out}: {decimal(size_bytes)} are needed, {decimal(free)} are free on that disk")
 
 
 @contextlib.contextmanager

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedConfig
 
-from megatron_seed.checkpoint.reader import read_state
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.errors import SeedError
+from megatron_seed.hf.architectures import SpecialIds, is_same_shape, read_hf_config
 from tokenizer.encode import Encoder
 
 GENERATION_CONFIG = "generation_config.json"
 """Lies among the tokenizer's files of a checkpoint, where a model came with one."""
 
 
-@dataclass(frozen=True)
-class SpecialIds:
-    """None where there is no such token; some imported models have several eos."""
+IMPORTED_CONFIG = "imported_config.json"
+"""The config.json that a model came with, beside it; so both go where the tokenizer goes that they are about."""
 
-    bos: int | None = None
-    eos: int | list[int] | None = None
-    pad: int | None = None
+
+def read_imported_config(checkpoint: Path, config: ModelConfig) -> PreTrainedConfig | None:
+    """The config.json that the model came with; None for one that did not, or has another shape than what came."""
+    path = Path(checkpoint) / "tokenizer" / IMPORTED_CONFIG
+    if not path.is_file():
+        return None
+    architecture, imported = read_hf_config(path)
+    return imported if is_same_shape(config, architecture, imported) else None
 
 
 def read_special_ids(checkpoint: Path, config: ModelConfig) -> SpecialIds:
@@ -32,9 +35,9 @@ def read_special_ids(checkpoint: Path, config: ModelConfig) -> SpecialIds:
     """
     encoder = load_tokenizer(checkpoint)
     check_tokenizer(encoder, config)
-    imported = read_state(checkpoint).get("special_ids")
+    imported = read_imported_config(checkpoint, config)
     if imported is not None:
-        return SpecialIds(**imported)
+        return SpecialIds(imported.bos_token_id, imported.eos_token_id, imported.pad_token_id)
     if encoder is None:
         return SpecialIds()
     return SpecialIds(bos=encoder.special.bos, eos=encoder.special.eos, pad=encoder.special.pad)
@@ -42,7 +45,7 @@ def read_special_ids(checkpoint: Path, config: ModelConfig) -> SpecialIds:
 
 def read_stop_ids(checkpoint: Path, config: ModelConfig) -> frozenset[int]:
     """Ids that end a text: the config's, and those that a chat model's generation config adds."""
-    generation = _given_generation_config(checkpoint)
+    generation = read_generation_config(Path(checkpoint) / "tokenizer")
     return frozenset(
         [*_ids(read_special_ids(checkpoint, config).eos), *_ids(generation.eos_token_id if generation else None)]
     )
@@ -50,7 +53,7 @@ def read_stop_ids(checkpoint: Path, config: ModelConfig) -> frozenset[int]:
 
 def generation_config(checkpoint: Path, config: PreTrainedConfig) -> GenerationConfig:
     """What came with the model, or what transformers makes of its config."""
-    return _given_generation_config(checkpoint) or GenerationConfig.from_model_config(config)
+    return read_generation_config(Path(checkpoint) / "tokenizer") or GenerationConfig.from_model_config(config)
 
 
 def load_tokenizer(checkpoint: Path) -> Encoder | None:
@@ -73,13 +76,14 @@ def spare_rows(checkpoint: Path, config: ModelConfig) -> int:
     return config.vocab_size - encoder.vocab_size if encoder else 0
 
 
-def _given_generation_config(checkpoint: Path) -> GenerationConfig | None:
-    path = Path(checkpoint) / "tokenizer" / GENERATION_CONFIG
+def read_generation_config(directory: Path) -> GenerationConfig | None:
+    """None where there is none; SeedError for one that transformers does not read."""
+    path = directory / GENERATION_CONFIG
     if not path.is_file():
         return None
     try:
-        return GenerationConfig.from_pretrained(path.parent, local_files_only=True)
-    except (OSError, ValueError) as error:
+        return GenerationConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SeedError(f"{path}: {' '.join(str(error).split())}") from error
 
 

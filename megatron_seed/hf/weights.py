@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +15,15 @@ from safetensors import SafetensorError, safe_open
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.mapping import Shape
 
+_NUMBERS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 class HfWeights:
     """Tensors by name; `shapes` and `dtypes` tell what is there without reading it.
 
-    Pickles are refused unless `allow_pickle`; then only tensors are built from them. SeedError for damaged files.
+    Pickles are refused unless `allow_pickle`; then only tensors are built from them. SeedError for damaged files and
+    for quantized tensors, which without their scales are not the model's numbers.
     """
 
     def __init__(self, directory: Path, allow_pickle: bool = False) -> None:
@@ -31,6 +34,8 @@ class HfWeights:
         for path in _weight_files(self.directory, allow_pickle):
             file = _Safe(path) if path.suffix == ".safetensors" else _Pickled(path)
             for name, (shape, dtype) in file.infos().items():
+                if dtype not in _NUMBERS.values():
+                    raise SeedError(f"{path}: {name} is {dtype}, not plain numbers: give the unquantized model")
                 if name in shapes:
                     both = f"{self._files[name].path.name} and in {path.name}"
                     raise SeedError(f"{self.directory}: {name} is both in {both}")
@@ -47,10 +52,12 @@ class _Safe:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def infos(self) -> dict[str, tuple[Shape, torch.dtype]]:
+    def infos(self) -> dict[str, tuple[Shape, torch.dtype | str]]:
+        """Shapes and dtypes; of a dtype that is not plain numbers, its name."""
         with self._open() as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, not a mapping
-            return {name: (tuple(part.get_shape()), _dtype(tensors, name, part)) for name, part in slices.items()}
+            said = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        return {name: (shape, _NUMBERS.get(dtype, dtype)) for name, (shape, dtype) in said.items()}
 
     def read(self, name: str) -> torch.Tensor:
         with self._open() as tensors:
@@ -63,18 +70,15 @@ class _Safe:
             raise SeedError(f"{self.path}: cannot read it as safetensors: {error}") from error
 
 
-def _dtype(tensors: safe_open, name: str, part: object) -> torch.dtype:
-    """Without reading more than one element."""
-    rank = len(part.get_shape())
-    return part[(slice(0, 1),) * rank].dtype if rank else tensors.get_tensor(name).dtype
-
-
 class _Pickled:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            # Files from before torch 1.6 are no zip archives, and are read whole.
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            raise SeedError(f"{path}: refused: damaged, or holds code or objects, not tensors alone") from error
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SeedError(f"{path}: cannot read it as tensors alone: {first}") from error
         if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
@@ -101,7 +105,7 @@ def _weight_files(directory: Path, allow_pickle: bool) -> list[Path]:
     if pickles and not allow_pickle:
         raise SeedError(
             f"{directory}: weights are pickles ({', '.join(pickles)}), made to run code when read; convert them to "
-            "safetensors, or read the tensors alone with --allow-pickle"
+            "safetensors, or have `hf import --allow-pickle` read the tensors alone"
         )
     expected = f"{_SAFE} nor {_SAFE}.index.json" + (f" nor {_PICKLED}" if allow_pickle else "")
     raise SeedError(f"{directory}: neither {expected} in it")
@@ -110,7 +114,10 @@ def _weight_files(directory: Path, allow_pickle: bool) -> list[Path]:
 def _files_named(directory: Path, name: str) -> list[Path]:
     index = directory / f"{name}.index.json"
     if index.is_file():
-        return _indexed_files(index)
+        files = _indexed_files(index)
+        if (directory / name).is_file() and directory / name not in files:
+            raise SeedError(f"{directory}: both {name} and {index.name} are there: remove what is not the model")
+        return files
     return [directory / name] if (directory / name).is_file() else []
 
 
@@ -120,6 +127,8 @@ def _indexed_files(index: Path) -> list[Path]:
         files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SeedError(f"{index}: not an index with a weight_map") from error
+    if not files:
+        raise SeedError(f"{index}: its weight_map is empty")
     outside = [file for file in files if Path(file).name != file]
     if outside:
         raise SeedError(f"{index}: names files outside of the directory: {', '.join(outside)}")

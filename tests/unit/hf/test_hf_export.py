@@ -305,6 +305,19 @@ def test_only_an_earlier_export_is_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
 
 
+def test_nothing_takes_the_place_of_what_it_is_made_from(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint", tiny_config, random_tensors(tiny_config))
+    for out in (checkpoint, checkpoint.parent, tmp_path / "run" / ".." / "run"):
+        with pytest.raises(SeedError, match=r"would take the place of what it is made from, .*checkpoint: choose"):
+            export_hf(checkpoint, out, force=True)
+    export_hf(checkpoint, tmp_path / "hf")
+    with pytest.raises(SeedError, match="would take the place of what it is made from"):
+        import_hf(tmp_path / "hf", tmp_path / "hf", force=True)
+    assert manifest.find_damage(tmp_path / "hf") is None and (checkpoint / ".metadata").is_file()
+
+
 def test_leftovers_of_a_killed_export_do_not_get_in(
     tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
 ) -> None:
@@ -363,7 +376,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
         for convert, source in ((export_hf, checkpoint), (import_hf, tmp_path / "hf")):
-            with pytest.raises(SeedError, match=r"out: 0\.\d GB are needed, 0\.0 GB are free on that disk"):
+            with pytest.raises(SeedError, match=r"out: .* kB are needed, 100\.0 kB are free on that disk"):
                 convert(source, tmp_path / "out")
     limited_file_size(50_000)
     for convert, source in ((export_hf, checkpoint), (import_hf, tmp_path / "hf")):

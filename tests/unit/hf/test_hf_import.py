@@ -155,6 +155,16 @@ def test_pickles_are_read_only_when_asked_for(hf: Path, tmp_path: Path, shards: 
     assert digests[0] == digests[1]
 
 
+def test_pickles_of_before_zip_archives_are_read_too(hf: Path, tmp_path: Path) -> None:
+    tensors = load_file(hf / "model.safetensors")
+    (hf / "model.safetensors").unlink()
+    torch.save(tensors, hf / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    import_hf(hf, tmp_path / "out", allow_pickle=True)
+    assert torch.equal(
+        CheckpointReader(tmp_path / "out").read("decoder.final_layernorm.weight"), tensors["model.norm.weight"]
+    )
+
+
 class Code:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -171,7 +181,9 @@ def test_pickles_of_anything_but_tensors_are_refused(hf: Path, tmp_path: Path, t
         file.write_bytes(file.read_bytes()[:1000])
     else:
         torch.save({"lm_head.weight": Code(marker) if thing == "code" else 3}, file)
-    with pytest.raises(SeedError, match=r"pytorch_model\.bin: (cannot read it as tensors alone|holds something else)"):
+    with pytest.raises(
+        SeedError, match=r"pytorch_model\.bin: (refused|cannot read it as tensors alone|holds something else)"
+    ):
         import_hf(hf, tmp_path / "out", allow_pickle=True)
     assert not marker.exists() and not (tmp_path / "out").exists()
 
@@ -262,6 +274,42 @@ def test_mixed_dtypes_need_a_choice(hf: Path, tmp_path: Path) -> None:
     with pytest.raises(SeedError, match=r"torch\.bfloat16, torch\.float32: name the dtype"):
         import_hf(hf, tmp_path / "out")
     assert import_hf(hf, tmp_path / "out", dtype="fp32").dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantized_tensors_are_refused_whatever_is_asked_for(hf: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    name = "model.layers.2.mlp.up_proj.weight"
+    edit_tensors(hf, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(
+        SeedError, match=r"layers\.2\.mlp\.up_proj\.weight is .*8.*, not plain numbers: give the unquant"
+    ):
+        import_hf(hf, tmp_path / "out", dtype="bf16")
+
+
+def test_double_precision_is_rounded_when_asked_for(hf: Path, tmp_path: Path) -> None:
+    edit_tensors(hf, lambda tensors: tensors.update({name: tensor.double() for name, tensor in tensors.items()}))
+    with pytest.raises(SeedError, match=r"tensors are torch\.float64: name the dtype"):
+        import_hf(hf, tmp_path / "out")
+    assert import_hf(hf, tmp_path / "out", dtype="fp32").dtype == "float32"
+
+
+def test_two_models_in_one_directory_are_refused(hf: Path, tmp_path: Path) -> None:
+    """transformers takes the single file, others the index."""
+    shutil.copy(hf / "model.safetensors", hf / "model-1.safetensors")
+    index = hf / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model-1.safetensors"}}))
+    with pytest.raises(SeedError, match=r"both model\.safetensors and model\.safetensors\.index\.json are there"):
+        import_hf(hf, tmp_path / "out")
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(SeedError, match=r"index\.json: its weight_map is empty"):
+        import_hf(hf, tmp_path / "out")
+
+
+def test_generation_settings_that_nothing_reads_are_refused(hf: Path, tmp_path: Path) -> None:
+    (hf / "generation_config.json").write_text("{")
+    with pytest.raises(SeedError, match=r"generation_config\.json: "):
+        import_hf(hf, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_files_are_named(hf: Path, tmp_path: Path) -> None:

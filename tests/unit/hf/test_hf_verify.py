@@ -47,6 +47,41 @@ def test_one_changed_bit_is_found(checkpoint: Path, tmp_path: Path) -> None:
     assert report.problems == ("model.layers.1.mlp.up_proj.weight differs from the checkpoint in 1 of 3840 elements",)
 
 
+def test_a_lost_sign_of_zero_is_a_difference(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(tmp_path / "source" / "model.safetensors")
+    tensors["model.norm.weight"][5] = -0.0
+    save_file(tensors, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
+    import_hf(tmp_path / "source", checkpoint)
+    export_hf(checkpoint, tmp_path / "hf")
+    tensors["model.norm.weight"][5] = 0.0
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    problems = verify_hf(checkpoint, tmp_path / "hf").problems
+    assert problems == ("model.norm.weight differs from the checkpoint in 1 of 48 elements",)
+
+
+def test_a_damaged_checkpoint_proves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    """What is exported from it has the same damage, and both would agree."""
+    (file,) = checkpoint.glob("*.distcp")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    export_hf(checkpoint, tmp_path / "hf")
+    (problem,) = verify_hf(checkpoint, tmp_path / "hf").problems
+    assert problem == f"the checkpoint is damaged: {file} does not have the digest it was written with"
+
+
+def test_lost_files_of_conversations_and_generation_are_found(checkpoint: Path, tmp_path: Path) -> None:
+    export_hf(checkpoint, tmp_path / "hf")
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert verify_hf(checkpoint, tmp_path / "hf").problems == (
+        f"{tmp_path / 'hf'}: the chat template is not the checkpoint's",
+    )
+    shutil.copy(checkpoint / "tokenizer" / "chat_template.jinja", tmp_path / "hf")
+    path = tmp_path / "hf" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, 3]}))
+    assert verify_hf(checkpoint, tmp_path / "hf").problems == (f"{path} is not the checkpoint's",)
+
+
 def swap_gate_and_up(tensors: dict[str, torch.Tensor]) -> str:
     names = [f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up")]
     tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
