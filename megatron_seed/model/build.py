@@ -31,6 +31,8 @@ class Compute:
     fused_weight_gradient: bool = False
     loss_chunk_tokens: int = 0
     deterministic: bool = False
+    own_attention: bool = False
+    """The core of attention is ours also where TransformerEngine is there."""
 
 
 class SeedModel(GPTModel):
@@ -90,9 +92,10 @@ def _build_chunk(
     config: ModelConfig, core: TransformerConfig, compute: Compute, spec: SpecName, stage: int | None
 ) -> SeedModel:
     rotary = rotary_frequencies(config)
+    theirs = spec == "te" and not compute.own_attention
     chunk = SeedModel(
         config=core,
-        transformer_layer_spec=layer_spec(spec, core, rotary, stage),
+        transformer_layer_spec=layer_spec(spec, core, rotary, stage, compute.own_attention),
         vocab_size=config.padded_vocab_size,
         real_vocab_size=config.vocab_size,
         loss_chunk_tokens=compute.loss_chunk_tokens,
@@ -100,12 +103,12 @@ def _build_chunk(
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         share_embeddings_and_output_weights=config.tied_embeddings,
-        # The sdpa spec's attention applies rotary positions itself.
-        position_embedding_type="rope" if spec == "te" else "none",
+        # Our attention applies rotary positions itself.
+        position_embedding_type="rope" if theirs else "none",
         rotary_base=config.rotary_base,
         vp_stage=stage,
     )
-    if spec == "te":
+    if theirs:
         # megatron-core's own scaling knows one of the kinds, and that with fixed settings.
         chunk.rotary_pos_emb.inv_freq = torch.tensor(rotary).to(chunk.rotary_pos_emb.inv_freq)
     chunk = chunk.to(device.device(torch.cuda.current_device() if device.has_gpu() else 0))

@@ -26,16 +26,27 @@ def choose_spec() -> SpecName:
 
 
 def layer_spec(
-    name: SpecName, config: TransformerConfig, frequencies: Frequencies, virtual_stage: int | None = None
+    name: SpecName,
+    config: TransformerConfig,
+    frequencies: Frequencies,
+    virtual_stage: int | None = None,
+    own_attention: bool = False,
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """What GPTModel takes as `transformer_layer_spec`. Both save their parameters under the same names."""
+    """What GPTModel takes as `transformer_layer_spec`. Both save their parameters under the same names.
+
+    With `own_attention` the core of attention, rotary positions included, is ours also in the `te` spec.
+    """
+    core = ModuleSpec(module=SdpaCoreAttention, params={"frequencies": frequencies})
     if name == "te":
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        if own_attention:
+            layer.submodules.self_attention.submodules.core_attention = core
+        return layer
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
     attention = layer.submodules.self_attention.submodules
-    attention.core_attention = ModuleSpec(module=SdpaCoreAttention, params={"frequencies": frequencies})
+    attention.core_attention = core
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules(

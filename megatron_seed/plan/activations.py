@@ -57,6 +57,8 @@ class Work:
     """Queries and keys have norms of their own."""
     segments: bool
     """Attention is computed in pieces, whose results are joined: documents, or parts of the sequence."""
+    own_attention: bool
+    """Its core is ours whatever the kernels: documents are split over ranks."""
     loss_chunk_tokens: int
     fused_weight_gradient: bool
     fp8: bool
@@ -82,6 +84,7 @@ class Work:
             recompute=layout.recompute,
             head_norms=model.qk_norm,
             segments=phase.document_mask or layout.context_parallel > 1,
+            own_attention=phase.document_mask and layout.context_parallel > 1,
             loss_chunk_tokens=recipe.loss_chunk_tokens,
             fused_weight_gradient=recipe.fused_weight_gradient,
             fp8=recipe.fp8 != "off",
@@ -133,7 +136,7 @@ def _attention_tensors(work: Work, recompute: str) -> list[float]:
     joint = query + 2 * key  # what the product gave; values are a view of it
     results, statistics = query, FP32 * work.heads * work.tokens
     norms = _head_norm_tensors(work) if work.head_norms else []
-    if work.kernels.transformer_engine:
+    if work.kernels.transformer_engine and not work.own_attention:
         # Its core makes values contiguous, unless it is computed again and only its inputs are kept.
         core = [query, key, joint] if recompute == "selective" else [query, key, key, statistics]
         return [*norms, *core, results]

@@ -60,13 +60,8 @@ def evaluate(recipe: Recipe, phase: PhaseConfig, gpus: int, gpu: Gpu, assumption
 
 
 def refuse(recipe: Recipe, phase: PhaseConfig, gpus: int) -> None:
-    """Raise SeedError where training would refuse the phase: `check_layout`, and what TransformerEngine cannot do."""
+    """Raise SeedError where training would refuse the phase."""
     check_layout(recipe.model_copy(update={"phases": (phase,)}), gpus)
-    layout = recipe.layout_of(phase)
-    if phase.document_mask and layout.context_parallel > 1:
-        raise SeedError(
-            f"phase {phase.name}: document_mask with context_parallel is not available with TransformerEngine"
-        )
 
 
 def best_layouts(

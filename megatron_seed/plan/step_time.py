@@ -133,12 +133,17 @@ def _tensor_parallel(layout: LayoutConfig, work: Work, gpu: Gpu, assumptions: As
 def _context_parallel(
     layout: LayoutConfig, work: Work, gpu: Gpu, assumptions: Assumptions, attention_s: float, layers: float
 ) -> float:
-    """Keys and values go round a ring while attention computes: what it does not hide, forward and twice backward."""
+    """Keys and values go round a ring while attention computes: what it does not hide, forward and twice backward.
+
+    Our own attention gathers them first and hides nothing.
+    """
     size = layout.context_parallel
     if size == 1:
         return 0.0
     rate = _rate(size, layout.tensor_parallel, gpu, assumptions)
     ring = (size - 1) * (2 * work.element * work.keys * work.tokens / rate + assumptions.collective_latency_s) * layers
+    if work.own_attention:
+        return 3 * ring
     return max(0.0, ring - attention_s) + max(0.0, 2 * ring - 2.5 * attention_s)
 
 

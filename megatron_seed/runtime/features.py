@@ -24,12 +24,6 @@ def check_features(recipe: Recipe) -> None:
         problems.append(f"fp8: {recipe.fp8} needs an Ada, Hopper or newer GPU, this is {torch.cuda.get_device_name()}")
     if recipe.fp8 != "off" and recipe.precision != "bf16":
         problems.append(f"fp8: {recipe.fp8} needs precision: bf16, not {recipe.precision}")
-    for phase in recipe.phases:
-        if engine and phase.document_mask and recipe.layout_of(phase).context_parallel > 1:
-            problems.append(
-                f"phase {phase.name}: document_mask with context_parallel is not available with TransformerEngine; "
-                "turn one of them off"
-            )
     if problems:
         raise SeedError("; ".join(problems))
 

@@ -116,7 +116,7 @@ def start(
         manifest.write_text(recipe.run_dir / "config.yaml", dump_recipe(recipe))
     where = find_start(recipe, groups)
     chunks = build_model(
-        recipe.model_of(phase), layout, compute_of(recipe), seed=recipe.seed if where is None else None
+        recipe.model_of(phase), layout, compute_of(recipe, phase), seed=recipe.seed if where is None else None
     )
     models = wrap_data_parallel(chunks, layout)
     optimizer = build_optimizer(models, recipe.optimizer, layout, recipe.precision)
@@ -127,13 +127,16 @@ def start(
     return Run(recipe, groups, models, optimizer, recorder, stop, watchdog), progress
 
 
-def compute_of(recipe: Recipe) -> Compute:
+def compute_of(recipe: Recipe, phase: PhaseConfig) -> Compute:
+    """How a phase computes. Documents that are split over ranks need our attention: TransformerEngine's takes documents
+    whose lengths divide by 2 x context_parallel, ours come as they are."""
     return Compute(
         recipe.precision,
         recipe.fp8,
         recipe.fused_weight_gradient,
         recipe.loss_chunk_tokens,
         recipe.deterministic,
+        own_attention=phase.document_mask and recipe.layout_of(phase).context_parallel > 1,
     )
 
 
@@ -141,7 +144,7 @@ def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
     """Neighbouring phases that one built model can train."""
 
     def built(phase: PhaseConfig) -> tuple[object, ...]:
-        return recipe.layout_of(phase), recipe.model_of(phase)
+        return recipe.layout_of(phase), recipe.model_of(phase), compute_of(recipe, phase)
 
     return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
 

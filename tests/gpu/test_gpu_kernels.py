@@ -93,12 +93,14 @@ def test_logits_agree_in_fp32(changes: dict[str, Any]) -> None:
     assert relative(one, other) < 5e-3  # TransformerEngine multiplies in TF32
 
 
-@pytest.mark.parametrize("spec", ["te", "sdpa"])
-def test_packed_documents_are_as_they_are_alone(spec: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "own_attention"), [("te", False), ("te", True), ("sdpa", False)], ids=["te", "te, own attention", "sdpa"]
+)
+def test_packed_documents_are_as_they_are_alone(spec: str, own_attention: bool) -> None:
     from megatron_seed.train.step import _packed
 
     with groups(), torch.no_grad():
-        model = build(spec).eval()
+        model = build(spec, own_attention=own_attention).eval()
         tokens = batch()[0][:1]
         ends = [0, 100, 101, 350, LENGTH]
         packed = _packed(torch.tensor(ends, dtype=torch.int32).cuda())
@@ -106,6 +108,15 @@ def test_packed_documents_are_as_they_are_alone(spec: str) -> None:
         for start, stop in itertools.pairwise(ends):
             alone = model(tokens[:, start:stop], torch.arange(stop - start)[None].cuda(), None)[0].float()
             assert relative(together[start:stop], alone) < 0.02
+
+
+def test_our_attention_between_layers_of_transformer_engine_agrees_with_theirs() -> None:
+    with groups():
+        loss, gradients = loss_and_gradients(build("te", own_attention=True))
+        expected, expected_gradients = loss_and_gradients(build("te"))
+    assert loss.item() == pytest.approx(expected.item(), abs=5e-3)
+    for name, gradient in gradients.items():
+        assert relative(gradient, expected_gradients[name]) < 0.05, name
 
 
 def test_the_loss_in_chunks_is_the_loss() -> None:

@@ -52,11 +52,14 @@ def test_the_fastest_comes_first_and_beats_the_recipes_own() -> None:
     assert search(recipe, 256, count=3) == found[:3]
 
 
-def test_documents_are_not_split_over_ranks_where_that_is_refused() -> None:
-    recipe = load_recipe(CONTINUE)
-    assert all(candidate.layout.context_parallel == 1 for candidate in search(recipe, 64, 1))
-    plain = load_recipe(CONTINUE, ["phases.1.document_mask=false"])
-    assert any(candidate.layout.context_parallel > 1 for candidate in search(plain, 64, 1))
+def test_documents_split_over_ranks_cost_what_is_sent() -> None:
+    """Attention is ours then: it keeps the gathered keys and values, and nothing hides their way."""
+    split = ["phases.1.layout.context_parallel=4", "phases.1.layout.recompute=none"]
+    recipe, plain = load_recipe(CONTINUE, split), load_recipe(CONTINUE, [*split, "phases.1.document_mask=false"])
+    masked, unmasked = (evaluate(r, r.phases[1], 64, H100, Assumptions()) for r in (recipe, plain))
+    assert masked.time.context_parallel > unmasked.time.context_parallel
+    assert masked.memory.activations["attention"] > unmasked.memory.activations["attention"]
+    assert any(candidate.layout.context_parallel > 1 for candidate in search(recipe, 64, 1))
 
 
 def test_less_memory_leaves_leaner_layouts_and_at_last_one_that_does_not_fit() -> None:

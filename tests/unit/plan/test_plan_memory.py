@@ -64,7 +64,7 @@ def built(groups: None) -> Callable[[Recipe], tuple[Any, Any]]:
         from megatron_seed.optim.build import build_optimizer, wrap_data_parallel
         from megatron_seed.train.run import compute_of
 
-        chunks = build_model(recipe.model, recipe.layout, compute_of(recipe), seed=1)
+        chunks = build_model(recipe.model, recipe.layout, compute_of(recipe, recipe.phases[0]), seed=1)
         (model,) = wrap_data_parallel(chunks, recipe.layout)
         return model, build_optimizer([model], recipe.optimizer, recipe.layout, recipe.precision)
 
