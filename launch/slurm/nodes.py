@@ -37,6 +37,8 @@ def without_answer(chosen: Sequence[str], node_of: Mapping[int, str], processes:
 
 def lost(suspects: Sequence[str], job: str, timeout_s: float) -> list[str]:
     """Those suspects on which nothing can be started, or that the job does not have any more."""
+    if not suspects:
+        return []
     held = set(control.job_nodes(job))
     asked = [node for node in suspects if node in held]
     answering: set[str] = set()

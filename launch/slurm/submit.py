@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cluster import load_cluster
 from launch.slurm import control
+from launch.slurm.command import CommandJob, command_script
 from launch.slurm.history import History
-from launch.slurm.script import render
+from launch.slurm.script import job_name, render
 from launch.slurm.snapshot import installed_code, snapshot_code, submission_dir, write_files
 from launch.slurm.training import Request, TrainingJob, training_script
 from megatron_seed.config.load import dump_recipe, load_recipe
@@ -46,7 +48,7 @@ def submit_run(
         check_data(loaded)
     run_dir = Path.cwd() / loaded.run_dir
     history = History(run_dir)
-    _refuse_a_second_job(history)
+    refuse_a_second_job(history)
     training_script(
         TrainingJob(loaded, (recipe,), settings, request, Path.cwd(), None, True)
     )  # before anything is made
@@ -74,6 +76,21 @@ def submit_script(script: Path, history: History, chain: int, options: Sequence[
     return jobs
 
 
+def command_text(words: Sequence[str], cluster: Path, name: str, time: str | None) -> str:
+    """The batch script of one command in this folder."""
+    settings = load_cluster(cluster, time)
+    log = Path.cwd() / f"{job_name(name, Path.cwd())}-%j.out"
+    return render(command_script(CommandJob(name, tuple(words), settings, Path.cwd(), installed_code(), log)))
+
+
+def submit_text(text: str) -> str:
+    """Submit a script that is kept nowhere; Slurm has a copy of its own."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        return sbatch(Path(file.name))
+
+
 def sbatch(script: Path, options: Sequence[str] = ()) -> str:
     """Id of the new job."""
     try:
@@ -86,7 +103,8 @@ def total_tokens(recipe: Recipe) -> int:
     return sum(phase.tokens for phase in recipe.phases)
 
 
-def _refuse_a_second_job(history: History) -> None:
+def refuse_a_second_job(history: History) -> None:
+    """SeedError while Slurm still has jobs of this run."""
     jobs = [job for event in history.events() for job in event.get("jobs", [])]
     try:
         states = control.job_states(jobs)

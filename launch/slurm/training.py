@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch.cluster import ClusterConfig
+from launch.slurm.container import enter, pyxis_options
 from launch.slurm.history import launch_dir
 from launch.slurm.script import (
     Script,
@@ -134,36 +135,10 @@ def _supervisor(job: TrainingJob) -> Iterator[tuple[str, ...]]:
         yield from (("--health", f"{name}={value}") for name, value in limits.items())
         if cluster.scratch:
             yield "--scratch", str(cluster.scratch)
-    yield from ((f"--srun-option={option}",) for option in _srun_options(job))
-    yield from ((f"--inside={word}",) for word in _inside(job))
-    yield "--", python, "-m", "megatron_seed.train", *job.arguments
-
-
-def _srun_options(job: TrainingJob) -> Iterator[str]:
-    cluster, container = job.cluster, job.cluster.container
+    mounted = [job.folder, job.run_dir, *([job.code] if job.code else [])]
     # Without a number of its own each task would be bound to one processor.
-    yield f"--cpus-per-task={cluster.cpus_per_process}" if cluster.cpus_per_process else "--cpu-bind=none"
-    if container and container.runtime == "pyxis":
-        mounts = list(_mounts(job))
-        for mount in mounts:
-            if "," in mount or mount.count(":") > 2:
-                raise SeedError(f"{mount}: pyxis cannot mount a path with a comma or a colon in its name")
-        yield f"--container-image={container.image}"
-        yield f"--container-mounts={','.join(mounts)}"
-        yield f"--container-workdir={job.folder}"
-
-
-def _inside(job: TrainingJob) -> Iterator[str]:
-    container = job.cluster.container
-    if container and container.runtime == "apptainer":
-        yield from ("apptainer", "exec", "--pwd", str(job.folder))
-        yield from ["--nv"] if job.cluster.gpus_per_node else []
-        for mount in _mounts(job):
-            yield from ("--bind", mount)
-        yield container.image
-
-
-def _mounts(job: TrainingJob) -> Iterator[str]:
-    ours = [job.folder, job.run_dir, *([job.code] if job.code else [])]
-    yield from dict.fromkeys(f"{path}:{path}" for path in ours)
-    yield from (mount if ":" in mount else f"{mount}:{mount}" for mount in job.cluster.container.mounts)
+    cpus = f"--cpus-per-task={cluster.cpus_per_process}" if cluster.cpus_per_process else "--cpu-bind=none"
+    yield (f"--srun-option={cpus}",)
+    yield from ((f"--srun-option={option}",) for option in pyxis_options(cluster, job.folder, mounted))
+    yield from ((f"--inside={word}",) for word in enter(cluster, job.folder, mounted))
+    yield "--", python, "-m", "megatron_seed.train", *job.arguments

@@ -44,7 +44,7 @@ MpiDefault=none
 ReturnToService=2
 SlurmctldTimeout=10
 SlurmdTimeout=10
-KillWait=5
+KillWait=20
 MinJobAge=600
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 JobRequeue=1

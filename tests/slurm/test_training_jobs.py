@@ -16,7 +16,7 @@ from launch.slurm.history import saved_step
 from launch.slurm.watch import cancel_run, read_status
 
 pytestmark = pytest.mark.slow
-STEPS, EVERY = 150, 10
+STEPS, EVERY = 80, 8
 
 
 @pytest.fixture
