@@ -89,6 +89,8 @@ class Generator:
         """
         checkpoint = Path(checkpoint)
         reader, config = CheckpointReader(checkpoint), read_model_config(checkpoint)
+        if config.head == "score":
+            raise SeedError(f"{checkpoint}: a score model writes no text; `data score apply` uses it")
         stop_ids = read_stop_ids(checkpoint, config)
         with contextlib.ExitStack() as resources:
             if not torch.distributed.is_initialized():

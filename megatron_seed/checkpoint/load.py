@@ -72,44 +72,55 @@ def _expected(checkpoint: Path) -> tuple[dict[str, manifest.Entry], str | None]:
         return {}, str(error)
 
 
-def check_same_model(checkpoint: Path, model: ModelConfig) -> None:
-    """Raise SeedError naming what differs when a checkpoint's tensors are not those of `model`."""
-    ours = model.model_dump(exclude=_FREE)
-    theirs = read_model_config(checkpoint).model_dump(exclude=_FREE)
+def check_same_model(checkpoint: Path, model: ModelConfig, backbone: bool = False) -> None:
+    """Raise SeedError naming what differs when a checkpoint's tensors (`backbone`: but its head's) are not those of
+    `model`."""
+    free = {*_FREE, "head"} if backbone else _FREE
+    ours = model.model_dump(exclude=free)
+    theirs = read_model_config(checkpoint).model_dump(exclude=free)
     different = [f"{name} {theirs[name]} instead of {value}" for name, value in ours.items() if theirs[name] != value]
     if different:
         raise SeedError(f"{checkpoint} is of another model ({', '.join(different)}); give the recipe its own run_dir")
 
 
-def load_checkpoint(checkpoint: Path, models: Sequence[Any], optimizer: MegatronOptimizer | None = None) -> Progress:
+def load_checkpoint(
+    checkpoint: Path, models: Sequence[Any], optimizer: MegatronOptimizer | None = None, without: Sequence[str] = ()
+) -> Progress:
     """Load parameters, and the optimizer's state when one is given, resharding as needed; nothing of it is executed.
 
-    Raises SeedError for tensors that are missing, of another shape, or damaged.
+    Parameters whose names begin with one of `without` are left as they are. Raises SeedError for tensors that are
+    missing, of another shape, or damaged.
     """
     reader = CheckpointReader(checkpoint)
-    load_state(reader, models, optimizer)
+    load_state(reader, models, optimizer, without)
     if reader.generators:
         restore_generators(reader)
     return read_progress(checkpoint)
 
 
 def load_megatron_lm(
-    checkpoint: MegatronLmCheckpoint, models: Sequence[Any], optimizer: MegatronOptimizer | None
+    checkpoint: MegatronLmCheckpoint,
+    models: Sequence[Any],
+    optimizer: MegatronOptimizer | None,
+    without: Sequence[str] = (),
 ) -> Progress:
     """As load_checkpoint, from a checkpoint of Megatron-LM."""
     if optimizer is not None:
         checkpoint.check_optimizer()
-    load_state(checkpoint, models, optimizer)
+    load_state(checkpoint, models, optimizer, without)
     return checkpoint.progress
 
 
-def load_state(reader: Reader, models: Sequence[Any], optimizer: MegatronOptimizer | None) -> None:
-    """Fill models and optimizer in place."""
+def load_state(
+    reader: Reader, models: Sequence[Any], optimizer: MegatronOptimizer | None, without: Sequence[str] = ()
+) -> None:
+    """Fill models and optimizer in place, but for parameters whose names begin with one of `without`."""
     held = holding(models, optimizer)
     if optimizer is not None and not reader.optimizer_tensors:
         raise SeedError(f"{reader.path} holds no optimizer state; start_from.load=weights goes without")
     for piece in held.pieces:
-        _fill(piece, reader)
+        if not piece.key.startswith(tuple(without)):
+            _fill(piece, reader)
     if optimizer is not None:
         step = read_step(reader.path, read_common(reader.path / "common.pt"))
         for part in optim.parts(optimizer):

@@ -89,6 +89,9 @@ class ModelConfig(Section):
     norm_epsilon: float = 1e-6
     init_std: float = 0.0099
     tied_embeddings: bool = False
+    head: Literal["next_token", "score"] = "next_token"
+    """What the model says after each token: logits of the next one, or one number, such as a file's quality. A score
+    model trains on files with scores (see `megatron_seed.data.scored`); its loss is the squared error."""
 
     @model_validator(mode="after")
     def _heads_form_groups(self) -> ModelConfig:
@@ -366,8 +369,8 @@ class StartFrom(Section):
 
     checkpoint: Path
     """A checkpoint folder."""
-    load: Literal["everything", "weights"] = "everything"
-    """`weights` leaves optimizer state, step and tokens behind."""
+    load: Literal["everything", "weights", "backbone"] = "everything"
+    """`weights` leaves optimizer state, step and tokens behind, `backbone` also the head, which begins anew."""
     cursors: Literal["inherited", "fresh"] = "inherited"
     """Whether sources go on where the parent left them; `weights` with `inherited` keeps the cursors only."""
 

@@ -13,8 +13,9 @@ import torch
 
 from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, Recipe, SourceConfig
 from megatron_seed.data.indexed import IndexedTokens
-from megatron_seed.data.loader import Batch, PhaseData, collate, open_builds
+from megatron_seed.data.loader import Batch, collate, open_builds
 from megatron_seed.data.manifest import read_manifest
+from megatron_seed.data.scored import phase_data
 from megatron_seed.errors import SeedError
 from tokenizer.encode import Encoder
 
@@ -137,8 +138,10 @@ def _middle_id(source: HeldOutConfig, encoder: Encoder | None) -> int | None:
 
 def check_data(recipe: Recipe, thorough: bool = True) -> None:
     """Open every build of every phase once; raises SeedError for what is damaged, missing or does not fit."""
+    if recipe.model.head == "score" and recipe.evaluation.held_out:
+        raise SeedError("evaluation.held_out measures next tokens, and model.head is score; leave it out")
     for phase in recipe.phases:
-        PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
+        phase_data(recipe).open(phase, recipe.seed, recipe.model.vocab_size, {}, thorough=thorough)
         held_out_of(recipe, phase)
     if recipe.tokenizer:
         _check_tokenizer(recipe, recipe.tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,12 @@ class PhaseData:
         size = self.phase.micro_batch_size
         for start in range(0, batch_size, size * data_size):
             begin = first_sample + start + data_rank * size
-            numbers = range(begin, begin + size)
-            documents = [self.documents(number) for number in numbers] if self.phase.document_mask else None
-            yield collate([self.sample(number) for number in numbers], documents)
+            yield self.batch(range(begin, begin + size))
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """These samples as one micro-batch."""
+        documents = [self.documents(number) for number in numbers] if self.phase.document_mask else None
+        return collate([self.sample(number) for number in numbers], documents)
 
 
 def windows_of(phase: PhaseConfig, seed: int, source: str, cursors: Mapping[str, Cursor]) -> Windows:

@@ -100,6 +100,8 @@ _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layer
 
 def architecture_of(config: ModelConfig) -> Architecture:
     """The architecture a model is exported as; SeedError when none of ours is such a model."""
+    if config.head == "score":
+        raise SeedError("a score model (model.head: score) has no Hugging Face form here")
     for architecture in ARCHITECTURES:
         if all(getattr(config, name) == value for name, value in architecture.traits.items()):
             return architecture

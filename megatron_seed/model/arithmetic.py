@@ -16,7 +16,10 @@ def layer_parameter_count(config: ModelConfig) -> int:
 
 def embedding_parameter_count(config: ModelConfig) -> int:
     """Parameters of the embedding and of the head, one matrix where they are tied; without the vocabulary's padding."""
-    return (1 if config.tied_embeddings else 2) * config.vocab_size * config.hidden_size
+    table = config.vocab_size * config.hidden_size
+    if config.head == "score":
+        return table + config.hidden_size + 1
+    return (1 if config.tied_embeddings else 2) * table
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -31,7 +34,8 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, causal: bool =
     Six per parameter of a matrix product (the embedding look-up is none), plus attention scores and values: 12 x layers
     x heads x head_dim x sequence, halved when only the causal half is counted.
     """
-    matrices = config.num_layers * _layer_matrices(config) + config.vocab_size * config.hidden_size
+    outputs = 1 if config.head == "score" else config.vocab_size
+    matrices = config.num_layers * _layer_matrices(config) + outputs * config.hidden_size
     attention = 12 * config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
     return 6.0 * matrices + attention * (0.5 if causal else 1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from megatron_seed.model.chunked_loss import chunked_head_loss
 from megatron_seed.model.cross_entropy import vocab_parallel_cross_entropy
 from megatron_seed.model.initialise import initialise, mark_sharded
 from megatron_seed.model.rotary import attention_scale, rotary_frequencies
+from megatron_seed.model.score import ScoreModel
 from megatron_seed.model.spec import SpecName, choose_spec, layer_spec
 from megatron_seed.runtime import device
 
@@ -64,6 +67,9 @@ class SeedModel(GPTModel):
         return loss.t()
 
 
+Chunk = SeedModel | ScoreModel
+
+
 def build_model(
     config: ModelConfig,
     layout: LayoutConfig,
@@ -71,7 +77,7 @@ def build_model(
     *,
     seed: int | None = None,
     spec: SpecName | None = None,
-) -> list[SeedModel]:
+) -> list[Chunk]:
     """Build this rank's part of the model, on its device, one chunk per (virtual) pipeline stage it holds.
 
     Process groups must be there. With a seed the parameters are initialised, keyed by seed and parameter name; without
@@ -90,19 +96,17 @@ def build_model(
 
 def _build_chunk(
     config: ModelConfig, core: TransformerConfig, compute: Compute, spec: SpecName, stage: int | None
-) -> SeedModel:
+) -> Chunk:
     rotary = rotary_frequencies(config)
     theirs = spec == "te" and not compute.own_attention
-    chunk = SeedModel(
+    chunk = _kind(config, compute)(
         config=core,
         transformer_layer_spec=layer_spec(spec, core, rotary, stage, compute.own_attention),
         vocab_size=config.padded_vocab_size,
-        real_vocab_size=config.vocab_size,
-        loss_chunk_tokens=compute.loss_chunk_tokens,
         max_sequence_length=config.max_sequence_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-        share_embeddings_and_output_weights=config.tied_embeddings,
+        share_embeddings_and_output_weights=config.tied_embeddings and config.head == "next_token",
         # Our attention applies rotary positions itself.
         position_embedding_type="rope" if theirs else "none",
         rotary_base=config.rotary_base,
@@ -113,6 +117,13 @@ def _build_chunk(
         chunk.rotary_pos_emb.inv_freq = torch.tensor(rotary).to(chunk.rotary_pos_emb.inv_freq)
     chunk = chunk.to(device.device(torch.cuda.current_device() if device.has_gpu() else 0))
     return chunk.bfloat16() if compute.precision == "bf16" else chunk
+
+
+def _kind(config: ModelConfig, compute: Compute) -> Callable[..., Chunk]:
+    """The model's class, with what it alone takes."""
+    if config.head == "score":
+        return ScoreModel
+    return functools.partial(SeedModel, real_vocab_size=config.vocab_size, loss_chunk_tokens=compute.loss_chunk_tokens)
 
 
 def transformer_config(config: ModelConfig, layout: LayoutConfig, compute: Compute) -> TransformerConfig:

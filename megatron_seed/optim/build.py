@@ -14,12 +14,12 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.config.schema import LayoutConfig, OptimizerConfig
-from megatron_seed.model.build import Precision, SeedModel
+from megatron_seed.model.build import Chunk, Precision
 from megatron_seed.optim import torch_adam
 from megatron_seed.runtime import device
 
 
-def wrap_data_parallel(chunks: Sequence[SeedModel], layout: LayoutConfig) -> list[DistributedDataParallel]:
+def wrap_data_parallel(chunks: Sequence[Chunk], layout: LayoutConfig) -> list[DistributedDataParallel]:
     """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of a step."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(

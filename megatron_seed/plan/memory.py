@@ -73,7 +73,8 @@ def stage_parameters(model: ModelConfig, layout: LayoutConfig, stage: int) -> fl
     table = model.padded_vocab_size * hidden / tensor
     found += table if stage == 0 else 0
     if stage == last:
-        found += hidden + (0 if model.tied_embeddings and stage == 0 else table)
+        head = hidden + 1 if model.head == "score" else 0 if model.tied_embeddings and stage == 0 else table
+        found += hidden + head
     return found
 
 

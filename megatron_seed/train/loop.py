@@ -10,6 +10,7 @@ from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.data.loader import Batch, PhaseData, cursors_after
 from megatron_seed.data.prefetch import Prefetch
+from megatron_seed.data.scored import phase_data
 from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import set_learning_rate
 from megatron_seed.optim.schedule import learning_rate_at
@@ -54,7 +55,8 @@ def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence
     """Steps until the phase is done, too many updates in a row were left out, or the job is to stop."""
     progress = _enter(run.recipe, phase, progress)
     vocab_size, cache = run.recipe.model.vocab_size, run.recipe.order_cache
-    data = PhaseData.open(phase, run.recipe.seed, vocab_size, progress.cursors, progress.blend, order_cache=cache)
+    kind = phase_data(run.recipe)
+    data = kind.open(phase, run.recipe.seed, vocab_size, progress.cursors, progress.blend, order_cache=cache)
     groups = run.groups
     ahead = Prefetch(lambda first, size: list(data.micro_batches(first, size, groups.data_rank, groups.data_size)))
     run.recorder.note(segment_row(run.recipe, phase, progress, run.groups.data_size))

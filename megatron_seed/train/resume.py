@@ -22,6 +22,7 @@ from megatron_seed.checkpoint.load import (
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.config.schema import Recipe, StartFrom
 from megatron_seed.errors import SeedError
+from megatron_seed.model.score import HEADS
 from megatron_seed.optim.build import apply_settings
 from megatron_seed.runtime.groups import Groups
 from megatron_seed.train.standing import branched, by_the_recipe_now, recipe_of
@@ -35,6 +36,11 @@ class Start:
 
     checkpoint: Path
     branch: StartFrom | None = None
+
+    @property
+    def new_head(self) -> bool:
+        """The head is not the checkpoint's."""
+        return self.branch is not None and self.branch.load == "backbone"
 
 
 def find_start(recipe: Recipe, groups: Groups) -> Start | None:
@@ -58,15 +64,16 @@ def load_start(
     where: Start, recipe: Recipe, models: Sequence[Any], optimizer: MegatronOptimizer, groups: Groups
 ) -> Progress:
     """Load a checkpoint and say where the run stands by the recipe as it is now."""
-    weights_only = where.branch is not None and where.branch.load == "weights"
+    weights_only = where.branch is not None and where.branch.load != "everything"
+    without = HEADS if where.new_head else ()
     say = logger.info if groups.is_main else logger.debug
     if megatron_lm.find(where.checkpoint) == where.checkpoint:
         theirs = megatron_lm.MegatronLmCheckpoint(where.checkpoint, recipe.model)
-        progress = load_megatron_lm(theirs, models, None if weights_only else optimizer)
+        progress = load_megatron_lm(theirs, models, None if weights_only else optimizer, without)
         origin, remarks = "going on from Megatron-LM's", megatron_lm.remarks(theirs, recipe.model)
     else:
-        check_same_model(where.checkpoint, recipe.model)
-        progress = load_checkpoint(where.checkpoint, models, None if weights_only else optimizer)
+        check_same_model(where.checkpoint, recipe.model, where.new_head)
+        progress = load_checkpoint(where.checkpoint, models, None if weights_only else optimizer, without)
         origin, remarks = "branching from" if where.branch else "resuming from", []
     if weights_only:
         optimizer.reload_model_params()

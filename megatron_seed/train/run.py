@@ -115,9 +115,8 @@ def start(
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         manifest.write_text(recipe.run_dir / "config.yaml", dump_recipe(recipe))
     where = find_start(recipe, groups)
-    chunks = build_model(
-        recipe.model_of(phase), layout, compute_of(recipe, phase), seed=recipe.seed if where is None else None
-    )
+    seed = recipe.seed if where is None or where.new_head else None
+    chunks = build_model(recipe.model_of(phase), layout, compute_of(recipe, phase), seed=seed)
     models = wrap_data_parallel(chunks, layout)
     optimizer = build_optimizer(models, recipe.optimizer, layout, recipe.precision)
     progress = load_start(where, recipe, models, optimizer, groups) if where else Progress()
