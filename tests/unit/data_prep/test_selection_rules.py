@@ -4,6 +4,7 @@ import math
 import sys
 import textwrap
 from decimal import Decimal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -349,5 +350,10 @@ def test_the_example_of_the_documentation(corpus, tmp_path, monkeypatch, files, 
         assert result.exit_code == 0, result.output
     assert "unfinished dropped 1 (0.00 MB), alone 1" in result.output
     assert "left out, since nothing was annotated for them: broken_syntax" in result.output
-    with open("examples/own_selection.py") as example_file:
-        assert len(example_file.readlines()) <= 20
+    shown = Path("examples/own_selection.py").read_text()
+    assert len(shown.splitlines()) <= 20
+    documentation = Path("docs/selection.md").read_text()
+    assert shown[shown.index("from data_prep") :] in documentation
+    query = tmp_path / "selection.yaml"
+    query.write_text(documentation.split("```yaml\n")[1].split("```")[0])
+    assert [rule.name for rule in load_config(query).rules][-1] == "unfinished tests"
