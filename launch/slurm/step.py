@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.slurm import control
+from megatron_seed.runtime import exit_codes
 
 # What each process runs under: its output goes into a file of its own, its exit code and its node into another. The
 # arguments are never part of the text. A trap, unlike an ignored signal, is not inherited by what is run.
@@ -31,6 +32,9 @@ exit "$code"
 _DEAF_TO_USR1 = """trap '' USR1; exec "$@" """
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 _LOOK_EVERY_S = 2.0
+_NO_FAILURE = {0, exit_codes.STOPPED_EARLY}
+_FAILED_GRACE_S = 15.0
+"""Where one rank failed, the others know within seconds; those that say nothing more are gone."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def port_of(job: str, attempt: int) -> int:
 def run_training(
     training: Training, nodes: Sequence[str], log_dir: Path, job: str, attempt: int, grace_s: float
 ) -> StepEnd:
-    """Run to the end. When some processes have ended and the others do not follow within `grace_s`, they are killed."""
+    """Run to the end. When some processes have ended and for `grace_s` no other follows, the rest is killed: a last
+    save may take that long, but after a failure there is none, and the wait is short."""
     port = int(os.environ.get("MASTER_PORT") or port_of(job, attempt))
     environ = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
     argv = training_argv(training, nodes, log_dir, port)
@@ -103,13 +108,15 @@ def run_training(
 
 
 def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float) -> int:
-    first_end: float | None = None
+    told, told_at = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return srun.wait(_LOOK_EVERY_S)
-        if first_end is None and any(log_dir.glob("rank-*.exit")):
-            first_end = time.monotonic()
-        if first_end is not None and time.monotonic() - first_end > grace_s:
+        codes, _ = read_exits(log_dir)
+        if len(codes) > told:
+            told, told_at = len(codes), time.monotonic()
+        saving = set(codes.values()) <= _NO_FAILURE
+        if told and time.monotonic() - told_at > (grace_s if saving else min(grace_s, _FAILED_GRACE_S)):
             return end_step(srun, job)
 
 

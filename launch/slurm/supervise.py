@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--requeue", action="store_true", help="go back to the queue when there are too few good nodes")
     add("--at-time-limit", choices=("requeue", "next", "end"), default="end")
     add("--grace-s", type=float, default=120.0, help="for the last processes of an attempt to end by themselves")
-    add("--probe-s", type=float, default=60.0, help="for a node to answer")
+    add("--probe-s", type=float, default=30.0, help="for a node to answer")
     add("--health", action="append", default=[], metavar="LIMIT=NUMBER", help="check nodes first, by these limits")
     add("--scratch", help="a folder on each node's disk, to be checked")
     add("--srun-option", action="append", default=[], metavar="OPTION")

@@ -57,7 +57,7 @@ class TrainingRun:
         words = self.cluster.run("scontrol", "show", "job", job).split()
         return int(next(word for word in words if word.startswith("Restarts=")).partition("=")[2])
 
-    def wait(self, reached: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+    def wait(self, reached: Callable[[], object], what: str, timeout_s: float = 240.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not reached():
             assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s\n{self.told()}"
@@ -66,7 +66,7 @@ class TrainingRun:
     def wait_until_saved(self, step: int) -> None:
         self.wait(lambda: saved_step(self.run_dir) >= step, f"a checkpoint of step {step}")
 
-    def wait_until_finished(self, timeout_s: float = 120.0) -> None:
+    def wait_until_finished(self, timeout_s: float = 240.0) -> None:
         self.wait(lambda: self.named("finished") or self.named("gave_up"), "the end", timeout_s)
         assert self.named("finished"), self.told()
         self.wait(lambda: self.state(self.jobs[0]) in ("COMPLETED", "CANCELLED", ""), "the job's end")
