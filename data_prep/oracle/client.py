@@ -85,15 +85,20 @@ def api_key(settings: EndpointSettings) -> str | None:
 
 
 class OracleClient:
-    """Asks an endpoint. Use as an async context manager; any number of `ask` may be under way."""
+    """Asks an endpoint. Use as an async context manager; `concurrency` of `ask` may be under way."""
 
     def __init__(self, endpoint: EndpointSettings, settings: RequestSettings, budget: Budget):
         self._endpoint, self._settings, self._budget = endpoint, settings, budget
         self._key = api_key(endpoint)
-        limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx.Timeout(endpoint.timeout_s, connect=endpoint.connect_timeout_s)
-        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, follow_redirects=False)
+        # One connection each: a pool of httpx looks at all of its connections for every request.
+        context = httpx.create_ssl_context()
+        self._idle = [
+            httpx.AsyncClient(headers=headers, timeout=timeout, verify=context, limits=httpx.Limits(max_connections=1))
+            for _ in range(endpoint.concurrency)
+        ]
+        self._places = asyncio.Semaphore(endpoint.concurrency)
         self._quiet_until = 0.0
         self._backoff = wait_random_exponential(multiplier=endpoint.backoff_s, max=endpoint.max_backoff_s)
         self.retries = 0
@@ -102,7 +107,8 @@ class OracleClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        for http in self._idle:
+            await http.aclose()
 
     async def ask(self, request: Request) -> Completion:
         """The answer. Raises `NoAnswer` for this file, `BudgetSpent`, or `DataError` where no file will be answered."""
@@ -146,8 +152,18 @@ class OracleClient:
             return completion
 
     async def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        async with self._places:
+            http = self._idle.pop()
+            try:
+                return await self._read_response(http, body)
+            finally:
+                self._idle.append(http)
+
+    async def _read_response(
+        self, http: httpx.AsyncClient, body: dict[str, Any]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         data = bytearray()
-        async with self._http.stream("POST", f"{self._endpoint.url}/chat/completions", json=body) as response:
+        async with http.stream("POST", f"{self._endpoint.url}/chat/completions", json=body) as response:
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > MAX_RESPONSE_BYTES:

@@ -39,7 +39,7 @@ def judge(answer: str | None, text: str, finish_reason: str | None = None, refus
     if not said:
         return Outcome(problem="empty")
     last = [float(value) for value in _RATING.findall(said.splitlines()[-1])]
-    quotable = {float(value) for value in _RATING.findall(text)}
+    quotable = {float(value) for value in _RATING.findall(text)} if holds_rating(text) else set()
     own = {float(value) for value in _RATING.findall(said)} - (quotable - set(last))
     if len(own) > 1:
         return Outcome(problem="ambiguous")
@@ -55,4 +55,4 @@ def judge(answer: str | None, text: str, finish_reason: str | None = None, refus
 
 def holds_rating(text: str) -> bool:
     """Whether a document holds a rating in the form that is asked for: an attempt to be rated well, or a prompt."""
-    return _RATING.search(text) is not None
+    return "[[" in text and _RATING.search(text) is not None

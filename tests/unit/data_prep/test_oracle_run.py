@@ -238,12 +238,12 @@ def test_stalls_end_in_time_and_slow_answers_are_taken(corpus):
         return honest(text, nth)
 
     with OracleServer(script) as server:
-        endpoint = {"url": server.url, "timeout_s": 1.0, "attempts": 2, "backoff_s": 0.0, "concurrency": 8}
+        endpoint = {"url": server.url, "timeout_s": 1.5, "attempts": 3, "backoff_s": 0.0, "concurrency": 8}
         manifest = run(corpus, server, endpoint=endpoint)
     rows = rows_of(corpus)
     assert rows["01.py"]["score"] == rate(text_number(1)) and rows["03.py"]["score"] == 3
-    assert rows["02.py"]["problem"] == "failed" and "within 1 s" in manifest["examples"]["failed"][0]["said"]
-    assert manifest["broken_off_now"] == 3
+    assert rows["02.py"]["problem"] == "failed" and "within 1.5 s" in manifest["examples"]["failed"][0]["said"]
+    assert manifest["broken_off_now"] >= 4
 
 
 def test_no_more_requests_are_under_way_than_allowed(corpus):
