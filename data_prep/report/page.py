@@ -56,6 +56,7 @@ def gather(
         return {
             "data": data,
             "selections": names,
+            "encodings": source.rows("SELECT encoding, count(*) AS documents FROM files GROUP BY 1 ORDER BY 2 DESC, 1"),
             "duplicates": duplicates(source),
             **annotated(source),
             "scores": [score for score in found if score],

@@ -6,7 +6,14 @@ from typing import Any
 from data_prep.report.excerpts import add_excerpts
 from data_prep.report.source import Source
 
-_DUPLICATES = ("exact_dedup", "near_dedup")
+# What a rule on duplicates names -> what stands beside a document that it drops.
+_SAME_PATH = "source || '/' || repository = keeper AND path = its_path"
+_REPEATS = {
+    "exact_dedup.duplicate_of": "files.id = keeper",
+    "near_dedup.duplicate_of": "files.id = keeper",
+    "exact_dedup.repository_duplicate_of": _SAME_PATH,
+    "repository_dedup.duplicate_of": _SAME_PATH,
+}
 _KEY = "sha256(? || ':' || id)"
 
 
@@ -87,25 +94,21 @@ def _kept(source: Source, scores: Sequence[str], most: int, seed: int) -> dict[s
 def _originals(
     source: Source, scores: Sequence[str], drop: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Duplicate's id -> the document that it is a duplicate of, where that is what the rule is about."""
-    annotation = next((name for name in _DUPLICATES if f"{name}.duplicate_of" in drop), None)
-    if annotation is None or annotation not in source.annotations:
+    """Duplicate's id -> the document that it repeats, where that is what the rule is about.
+
+    Of a document in a repository that repeats another one, the document with the same path there, if there is one.
+    """
+    column, same = next(((column, same) for column, same in _REPEATS.items() if column in drop), ("", ""))
+    annotation = column.partition(".")[0]
+    if annotation not in source.annotations:
         return {}
     chosen = " OR ".join("(_shard = {} AND _row = {})".format(*row["place"]) for row in rows)
-    keepers = source.rows(f'SELECT _shard, _row, duplicate_of FROM "{annotation}" WHERE {chosen}')
-    keeper_of = {(row["_shard"], row["_row"]): row["duplicate_of"] for row in keepers}
-    found = {entry["id"]: entry for entry in by_id(source, scores, list(keeper_of.values()))}
-    return {row["id"]: found[keeper_of[row["place"]]] for row in rows if keeper_of.get(row["place"]) in found}
-
-
-def by_id(source: Source, scores: Sequence[str], ids: Sequence[str | None]) -> list[dict[str, Any]]:
-    """The documents of these ids as examples, without excerpts."""
-    rows = source.rows(
-        f"SELECT {columns(scores)} FROM {source.joined(*_annotations_of(scores))} "
-        "WHERE list_contains(?::VARCHAR[], files.id)",
-        [[id_ for id_ in ids if id_]],
+    repeated = f"SELECT files.id AS repeated, path AS its_path, {column} AS keeper FROM {source.joined(annotation)}"
+    found = source.rows(
+        f"SELECT repeated, {columns(scores)} FROM {source.joined(*_annotations_of(scores))} "
+        f"JOIN ({repeated} WHERE {chosen}) AS dropped ON {same} ORDER BY repeated, files.id"
     )
-    return [example(row, scores) for row in rows]
+    return {row["repeated"]: example(row, scores) for row in found}
 
 
 def _annotations_of(scores: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from typing import ClassVar
 
@@ -214,6 +215,17 @@ def test_samples_stand_beside_what_they_repeat(facts):
         assert all(pair["dropped"]["dropped_by"] == rule for pair in pairs)
     kept = [pair["kept"] for rule, pairs in by_rule.items() if "duplicate" not in rule for pair in pairs]
     assert kept and all(one is None or one["split"] for one in kept)
+
+
+def test_documents_of_repeated_repositories_stand_beside_the_same_path(corpus):
+    select(corpus, "long", load_config(None, {"variant": "repository"}))
+    try:
+        (rule,) = (rule for rule in gather(corpus, "long", 2, 1, 1)["samples"] if rule["rule"] == "near_repository")
+    finally:
+        shutil.rmtree(corpus / "selections" / "long")
+    for pair in rule["pairs"]:
+        names = [pair[side]["repository"] for side in ("dropped", "kept")]
+        assert sorted(names) == ["fork0", "fork1"] and pair["dropped"]["path"] == pair["kept"]["path"]
 
 
 def test_an_equal_corpus_gives_equal_bytes_and_a_seed_other_samples(corpus, page, tmp_path):
