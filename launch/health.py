@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.add_argument(name, type=kind, required=True)
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for training
     node, local = os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"])
     processes = int(os.environ["SLURM_NTASKS_PER_NODE"])
     groups = [group.split("+") for group in options.groups.split(",")]

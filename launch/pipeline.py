@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def submit_pipeline(pipeline: Pipeline) -> list[Submitted]:
             waits = [done[name].job for name in step.after]
             done[step.name] = Submitted(step.name, _submit(step, pipeline, folder, code, waits), waits)
     except SeedError:
-        control.cancel([submitted.job for submitted in done.values()])
+        with contextlib.suppress(control.SlurmError):  # the first error is the one to tell
+            control.cancel([submitted.job for submitted in done.values()])
         raise
     history.add(
         "submitted",

@@ -10,6 +10,8 @@ from typing import Literal
 from megatron_seed.runtime import exit_codes
 
 _SIGTERM = 128 + 15
+_STOPPED = {exit_codes.STOPPED_EARLY, 128 + 10}
+"""The second: SIGUSR1, before there was anyone to hear it."""
 _MEANINGS = {
     exit_codes.WRONG_INPUT: "something that has to be put right first",
     exit_codes.LOST_PEER: "another process of the job died",
@@ -77,8 +79,9 @@ def read_end(codes: Mapping[int, int], ranks: int, srun_code: int) -> End:
     bad = {rank: code for rank, code in sorted(codes.items()) if code}
     if not silent and not bad:
         return End("done", "trained to the end")
-    if exit_codes.STOPPED_EARLY in bad.values() and set(bad.values()) <= {exit_codes.STOPPED_EARLY, _SIGTERM}:
-        return End("stopped", "stopped early, saved" if not silent else "stopped early")
+    if _STOPPED & set(bad.values()) and set(bad.values()) <= {*_STOPPED, _SIGTERM}:
+        saved = exit_codes.STOPPED_EARLY in bad.values() and not silent
+        return End("stopped", "stopped early, saved" if saved else "stopped early")
     if exit_codes.WRONG_INPUT in bad.values():
         first = next(rank for rank, code in bad.items() if code == exit_codes.WRONG_INPUT)
         return End("wrong_input", f"rank {first}: {_MEANINGS[exit_codes.WRONG_INPUT]}, see its log")

@@ -91,33 +91,36 @@ class Supervisor:
 
     def _attempt(self) -> Situation:
         """Train once, on as many good nodes as the recipe can use."""
-        good = self._good_nodes()
+        held, number = control.job_nodes(self.job), attempts(self.history.events()) + 1
+        good, problem = self._good_nodes([node for node in held if node not in self.faulty])
         count = max((count for count in self.rules.node_counts if count <= len(good)), default=0)
         saved = saved_step(self.run_dir)
-        chosen, number = good[:count], attempts(self.history.events()) + 1
-        if not count:
-            why = ", ".join(f"{node}: {why}" for node, why in self.faulty.items())
-            end = End("failed", f"too few good nodes ({why})")
+        if self.terminated:
+            return self._situation(End("stopped", "stopped before training began"), len(good), saved)
+        if problem or not count:
+            left_out = ", ".join(f"{node}: {why}" for node, why in self.faulty.items())
+            end = End("failed", problem or f"too few good nodes ({left_out or 'the job has no more'})")
             self._note("attempt", attempt=number, nodes=[], saved=saved)
             self._note("ended", attempt=number, outcome=end.outcome, failed=True, why=end.why, saved=saved)
             return self._situation(end, len(good), saved)
-        began = time.time()
-        logs = log_dir(self.run_dir, number)
+        return self._train(good, good[:count], number, saved)
+
+    def _train(self, good: Sequence[str], chosen: Sequence[str], number: int, saved: int) -> Situation:
+        began, logs = time.time(), log_dir(self.run_dir, number)
         argv = step.training_argv(self.training, chosen, logs, step.port_of(self.job, number))
         self._say(f"attempt {number} on {', '.join(chosen)}, from step {saved}; logs of all ranks are in {logs}")
         self._say(shlex.join(argv))
-        self._note("attempt", attempt=number, nodes=chosen, saved=saved)
+        self._note("attempt", attempt=number, nodes=list(chosen), saved=saved)
         result = step.run_training(self.training, chosen, logs, self.job, number, self.options.grace_s)
-        end = read_end(result.codes, count * self.training.processes, result.srun_code)
+        end = read_end(result.codes, len(chosen) * self.training.processes, result.srun_code)
         if end.outcome not in ("done", "stopped") and not self.terminated:
             self._find_faulty(chosen, result, began)
         left = [node for node in good if node not in self.faulty]
         stopped_by_others = self.terminated and control.job_reason(self.job) != "TimeLimit"
         failed = end.outcome != "done" and not stopped_by_others
-        self._note(
-            "ended", attempt=number, outcome=end.outcome, failed=failed, why=end.why, saved=saved_step(self.run_dir)
-        )
-        return self._situation(end, len(left), saved_step(self.run_dir))
+        now = saved_step(self.run_dir)
+        self._note("ended", attempt=number, outcome=end.outcome, failed=failed, why=end.why, saved=now)
+        return self._situation(end, len(left), now)
 
     def _situation(self, end: End, nodes_left: int, saved: int) -> Situation:
         failures = failures_in_a_row(self.history.events(), saved)
@@ -128,13 +131,20 @@ class Supervisor:
         limit = control.job_reason(self.job) == "TimeLimit"
         return Situation(now.end, now.nodes_left, now.failures, True, limit, now.faulty)
 
-    def _good_nodes(self) -> list[str]:
-        candidates = [node for node in control.job_nodes(self.job) if node not in self.faulty]
-        if self.options.health and candidates:
-            check = HealthCheck(self.training, self.run_dir, self.job, self.options.scratch, self.options.health)
-            for node, why in check.unhealthy(candidates).items():
-                self._leave_out(node, why)
-        return [node for node in candidates if node not in self.faulty]
+    def _good_nodes(self, candidates: Sequence[str]) -> tuple[list[str], str]:
+        """Those that are fit, and why nothing can be said of any: what all of several nodes fail is no node's fault."""
+        if not self.options.health or not candidates:
+            return list(candidates), ""
+        check = HealthCheck(self.training, self.run_dir, self.job, self.options.scratch, self.options.health)
+        bad = check.unhealthy(candidates)
+        if self.terminated:
+            return list(candidates), ""
+        if len(bad) == len(candidates) > 1:
+            node, why = next(iter(bad.items()))
+            return list(candidates), f"no node passed the health check, {node} for one: {why}"
+        for node, why in bad.items():
+            self._leave_out(node, why)
+        return [node for node in candidates if node not in bad], ""
 
     def _find_faulty(self, chosen: Sequence[str], result: step.StepEnd, began: float) -> None:
         for node, why in nodes.named_faulty(self.run_dir, result.nodes, chosen, began).items():

@@ -20,6 +20,7 @@ FAILED = End("failed", "rank 1: exit code 1")
         ({0: 75, 1: 75}, "stopped", "saved"),
         ({0: 75, 1: 143}, "stopped", "saved"),
         ({0: 75}, "stopped", "early"),
+        ({0: 138, 1: 138}, "stopped", "early"),
         ({0: 2, 1: 69}, "wrong_input", "rank 0"),
         ({0: 69, 1: 137}, "failed", "rank 1: exit code 137 (killed (out of memory?)); rank 0: exit code 69"),
         ({0: 69}, "failed", "rank 1 vanished without an exit code"),
