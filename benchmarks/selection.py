@@ -46,6 +46,7 @@ from data_prep.documents import list_shards
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 
 GOAL_S = 5.0
+JUDGED = ("threshold", "language")
 COMMAND = [sys.executable, "-c", "from launch.cli import main; main()", "data"]
 SCORED = {"score": pa.float32()}
 LANGUAGES = ("Python", "C", "C++", "JavaScript", "Shell")
@@ -211,6 +212,15 @@ def with_share(rule: dict, share: float) -> dict:
     return {**rule, "lowest": {**rule["lowest"], "share": round(share, 4)}}
 
 
+def verdict(row: dict, load: float) -> str:
+    """Where others kept the machine busy, waiting for them is no work of ours, and CPU time is all that is known."""
+    if row["worst_wall_s"] < GOAL_S:
+        return f"< {GOAL_S:.0f} s: met"
+    if load > os.cpu_count() and row["cpu_s"] < GOAL_S:
+        return f"< {GOAL_S:.0f} s: CPU time is; wall time at a load of {load:.0f} is not"
+    return f"< {GOAL_S:.0f} s: not met"
+
+
 def written(corpus: Path) -> dict[str, int]:
     """When each file of documents and annotations was written."""
     files = [path for name in ("documents", "annotations") for path in (corpus / name).rglob("*") if path.is_file()]
@@ -221,9 +231,7 @@ def print_table(results: dict) -> None:
     print(f"\n{results['documents']:,} documents, {results['megabytes']:,.0f} MB of text\n")
     print("| command | wall s, median | worst | CPU s | goal |\n| --- | --- | --- | --- | --- |")
     for row in results["rows"]:
-        goal = ""
-        if row["command"] in ("threshold", "language"):
-            goal = f"< {GOAL_S:.0f} s: {'met' if row['worst_wall_s'] < GOAL_S else 'not met'}"
+        goal = verdict(row, max(load[0] for load in results["load"])) if row["command"] in JUDGED else ""
         print(f"| {row['command']} | {row['wall_s']:.2f} | {row['worst_wall_s']:.2f} | {row['cpu_s']:.2f} | {goal} |")
     said = "none" if results["documents_and_annotations_untouched"] else "SOME"
     print(f"\nfiles of documents or annotations that were written: {said}")

@@ -94,10 +94,11 @@ def render_page(facts: dict[str, Any]) -> str:
 
 def _rule_shares(selection: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Of each language, what each rule that dropped anything dropped of it: in order, and alone."""
-    rules = [step["rule"] for step in (selection or {}).get("dropped", ()) if step["documents"]]
+    steps = (selection or {}).get("dropped", ())
+    rules = [step["rule"] for step in steps if step["documents"] or (step["alone"] or {}).get("documents")]
     found = []
     for language, entry in (selection or {}).get("languages", {}).items() if rules else ():
-        cells = [entry["dropped"].get(rule) for rule in rules]
+        cells = [entry["dropped"].get(rule, {}) for rule in rules]
         kept = sum(entry[side]["documents"] for side in ("train", "held_out"))
         found.append({"name": language, "in": entry["in"]["documents"], "kept": kept, "cells": cells, "rules": rules})
     return found

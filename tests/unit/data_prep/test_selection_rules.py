@@ -275,16 +275,17 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_functions_of_a_test", None)
 
 
-def with_function(corpus, own, name="judge", **given):
+def with_function(corpus, own, name="judge", workers=1, **given):
     rule = Rule(name="mine", function=f"own_functions_of_a_test:{name}", settings=given)
     config = SelectionConfig(rules=(rule, Rule(name="in r2", drop="repository = 'r2'")), held_out=NOTHING_HELD_OUT)
-    return select(corpus, "main", config, folder=own[0])
+    return select(corpus, "main", config, workers=workers, folder=own[0])
 
 
-def test_a_function_of_ones_own(corpus, own, rows):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_function_of_ones_own(corpus, own, rows, workers):
     values = [1.0, 5.0, None] * 15
     put(corpus, "mark", of=scores(values))
-    result = with_function(corpus, own)
+    result = with_function(corpus, own, workers=workers)
     expected = [d["language"] == "Python" and v is not None and v < 3 for d, v in zip(rows(), values, strict=True)]
     assert [by == "mine" for by in dropped(corpus)] == expected
     assert result["dropped"][0]["documents"] == sum(expected) == result["dropped"][0]["alone"]["documents"]
