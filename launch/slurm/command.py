@@ -44,7 +44,7 @@ def command_script(job: CommandJob) -> Script:
 
 
 def _words(job: CommandJob) -> Iterator[Sequence[str]]:
-    mounted = [job.folder, *([job.code] if job.code else [])]
+    mounted = [path for path in (job.folder, job.code, job.cluster.scratch) if path]
     options = list(pyxis_options(job.cluster, job.folder, mounted))
     if options:
         yield "srun", "--ntasks=1", *options

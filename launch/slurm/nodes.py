@@ -17,7 +17,7 @@ _PROBES_AT_ONCE = 64
 def named_faulty(run_dir: Path, node_of: Mapping[int, str], chosen: Sequence[str], since: float) -> dict[str, str]:
     """Nodes whose replicas differed from the others', by what training noted since then.
 
-    Where half of the nodes or more are named nobody knows which ones are wrong, and none is.
+    Where half of several nodes or more are named nobody knows which ones are wrong, and none is.
     """
     named = {
         node_of[rank]
@@ -26,7 +26,8 @@ def named_faulty(run_dir: Path, node_of: Mapping[int, str], chosen: Sequence[str
         for rank in row.get("ranks", [])
         if rank in node_of
     }
-    return dict.fromkeys(sorted(named), "its replicas differed") if 2 * len(named) < len(chosen) else {}
+    certain = len(named) == 1 or 2 * len(named) < len(chosen)
+    return dict.fromkeys(sorted(named), "its replicas differed") if certain else {}
 
 
 def without_answer(chosen: Sequence[str], node_of: Mapping[int, str], processes: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -75,6 +76,13 @@ def training_argv(training: Training, nodes: Sequence[str], log_dir: Path, port:
     ]  # fmt: skip
     deaf = ["bash", "-c", _DEAF_TO_USR1, "bash"]
     return [*srun_argv(training, nodes, 1), *deaf, *training.inside, *torchrun, *logged, *ours]
+
+
+def told(training: Training, nodes: Sequence[str]) -> str:
+    """The command of a step as a person would write it, without what sees to logs and exit codes."""
+    tasks = training.processes if training.launcher == "srun" else 1
+    torchrun = ["torchrun", "..."] if training.launcher == "torchrun" else []
+    return shlex.join([*srun_argv(training, nodes, tasks), *training.inside, *torchrun, *training.command])
 
 
 def srun_argv(training: Training, nodes: Sequence[str], tasks: int) -> list[str]:

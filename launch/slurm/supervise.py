@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 import time
@@ -107,9 +106,8 @@ class Supervisor:
 
     def _train(self, good: Sequence[str], chosen: Sequence[str], number: int, saved: int) -> Situation:
         began, logs = time.time(), log_dir(self.run_dir, number)
-        argv = step.training_argv(self.training, chosen, logs, step.port_of(self.job, number))
         self._say(f"attempt {number} on {', '.join(chosen)}, from step {saved}; logs of all ranks are in {logs}")
-        self._say(shlex.join(argv))
+        self._say(step.told(self.training, chosen))
         self._note("attempt", attempt=number, nodes=list(chosen), saved=saved)
         result = step.run_training(self.training, chosen, logs, self.job, number, self.options.grace_s)
         end = read_end(result.codes, len(chosen) * self.training.processes, result.srun_code)
@@ -117,8 +115,9 @@ class Supervisor:
             self._find_faulty(chosen, result, began)
         left = [node for node in good if node not in self.faulty]
         stopped_by_others = self.terminated and control.job_reason(self.job) != "TimeLimit"
-        failed = end.outcome != "done" and not stopped_by_others
         now = saved_step(self.run_dir)
+        went_well = end.outcome == "done" or (end.outcome == "stopped" and now > saved)
+        failed = not went_well and not stopped_by_others
         self._note("ended", attempt=number, outcome=end.outcome, failed=failed, why=end.why, saved=now)
         return self._situation(end, len(left), now)
 

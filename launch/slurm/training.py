@@ -135,7 +135,7 @@ def _supervisor(job: TrainingJob) -> Iterator[tuple[str, ...]]:
         yield from (("--health", f"{name}={value}") for name, value in limits.items())
         if cluster.scratch:
             yield "--scratch", str(cluster.scratch)
-    mounted = [job.folder, job.run_dir, *([job.code] if job.code else [])]
+    mounted = [path for path in (job.folder, job.run_dir, job.code, cluster.scratch) if path]
     # Without a number of its own each task would be bound to one processor.
     cpus = f"--cpus-per-task={cluster.cpus_per_process}" if cluster.cpus_per_process else "--cpu-bind=none"
     yield (f"--srun-option={cpus}",)

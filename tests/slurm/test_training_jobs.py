@@ -12,11 +12,21 @@ import pytest
 from cluster import Cluster
 from training_jobs import TrainingRun, same_end, write_settings
 
-from launch.slurm.history import saved_step
+from launch.slurm.history import log_dir, saved_step
 from launch.slurm.watch import cancel_run, read_status
 
 pytestmark = pytest.mark.slow
 STEPS, EVERY = 80, 8
+
+
+@contextlib.contextmanager
+def closed(cluster: Cluster) -> Iterator[None]:
+    """Jobs are taken and wait."""
+    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        yield
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
 
 
 @pytest.fixture
@@ -47,22 +57,14 @@ def kept() -> dict[str, TrainingRun]:
 
 @pytest.fixture
 def whole(kept: dict[str, TrainingRun], new_run: Callable[..., TrainingRun]) -> TrainingRun:
-    """A run that nothing happened to."""
+    """A run that nothing happened to. Its recipe is spoiled once it is submitted, which is not to matter."""
     if "whole" not in kept:
         kept["whole"] = new_run("whole")
-        kept["whole"].submit()
+        with closed(kept["whole"].cluster):
+            kept["whole"].submit()
+            kept["whole"].recipe.write_text("not: a recipe")
         kept["whole"].wait_until_finished()
     return kept["whole"]
-
-
-@contextlib.contextmanager
-def closed(cluster: Cluster) -> Iterator[None]:
-    """Jobs are taken and wait."""
-    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
-    try:
-        yield
-    finally:
-        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
 
 
 def test_two_nodes(whole: TrainingRun) -> None:
@@ -88,19 +90,6 @@ def test_torchrun_on_each_node(new_run: Callable[..., TrainingRun], whole: Train
     assert same_end(run, whole)
 
 
-def test_what_is_edited_after_the_submission_changes_nothing(
-    new_run: Callable[..., TrainingRun], whole: TrainingRun, on_cluster: Cluster
-) -> None:
-    run = new_run("edited")
-    with closed(on_cluster):
-        run.submit()
-        run.recipe.write_text("not: a recipe")
-    run.wait_until_finished()
-    assert same_end(run, whole)
-    job = (run.run_dir / "launch" / "submission-0001" / "job.sh").read_text()
-    assert "launch/code-" in job
-
-
 def test_scontrol_requeue(new_run: Callable[..., TrainingRun], whole: TrainingRun, on_cluster: Cluster) -> None:
     run = new_run("requeued")
     run.submit()
@@ -112,31 +101,27 @@ def test_scontrol_requeue(new_run: Callable[..., TrainingRun], whole: TrainingRu
     assert same_end(run, whole)
 
 
-def test_sigterm_at_the_time_limit(new_run: Callable[..., TrainingRun]) -> None:
-    run = new_run("limited", steps=20_000, signal_margin_s=0)
-    run.submit(time_limit="1")
-    run.wait(lambda: run.named("requeued"), "a new place in the queue", 150)
-    (ended,) = run.named("ended")
-    assert ended["outcome"] == "stopped" and ended["saved"] == run.step > EVERY
-    run.wait(lambda: len(run.named("attempt")) == 2, "the second attempt")
-    run.wait(lambda: run.step > ended["saved"], "a new step")
-    assert len(run.losses) == run.step
-    assert run.restarts(run.jobs[0]) == 1
-    cancel_run(run.run_dir, now=True)
+def test_time_limits(new_run: Callable[..., TrainingRun]) -> None:
+    """SIGTERM at the limit, and SIGUSR1 before it to a chain of jobs; both at once, to save time."""
+    limited, chained = new_run("limited", steps=20_000, signal_margin_s=0), new_run("chained", steps=20_000)
+    limited.submit(time_limit="1")
+    chained.submit(time_limit="3", chain=3)
+    limited.wait(lambda: limited.named("requeued"), "a new place in the queue")
+    (ended,) = limited.named("ended")
+    assert ended["outcome"] == "stopped" and ended["saved"] == limited.step > 0
+    limited.wait(lambda: len(limited.named("attempt")) == 2, "the second attempt")
+    assert limited.named("attempt")[1]["saved"] == ended["saved"]
+    assert limited.restarts(limited.jobs[0]) == 1
+    cancel_run(limited.run_dir, now=True)
 
-
-def test_chain_of_jobs_each_told_before_its_limit(new_run: Callable[..., TrainingRun], whole: TrainingRun) -> None:
-    run = new_run("chained", steps=6_000, signal_margin_s=110)
-    run.submit(time_limit="2", chain=3)
-    assert len(run.jobs) == 3
-    run.wait(lambda: len(run.named("attempt")) == 2, "the second job", 200)
-    first, second = run.named("attempt")
-    assert (first["job"], second["job"]) == (run.jobs[0], run.jobs[1])
-    assert "the next job of the chain goes on" in run.named("left")[0]["why"]
-    assert second["saved"] == run.named("ended")[0]["saved"] > 0
-    assert run.restarts(run.jobs[0]) == 0
-    done = cancel_run(run.run_dir, now=True)
-    assert set(done) == set(run.jobs[1:])
+    chained.wait(lambda: len(chained.named("attempt")) == 2, "the second job")
+    first, second = chained.named("attempt")
+    assert (first["job"], second["job"]) == tuple(chained.jobs[:2])
+    assert "the next job of the chain goes on" in chained.named("left")[0]["why"]
+    assert second["saved"] == chained.named("ended")[0]["saved"] > 0
+    assert "step 1/" not in (log_dir(chained.run_dir, 2) / "rank-0.log").read_text()
+    assert chained.restarts(chained.jobs[0]) == 0
+    assert set(cancel_run(chained.run_dir, now=True)) == set(chained.jobs[1:])
 
 
 @pytest.fixture
@@ -175,6 +160,30 @@ def test_lost_node_without_a_spare(
     assert run.restarts(run.jobs[0]) == 1
     assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n1", "n3"]]
     assert same_end(run, whole)
+
+
+def test_fewer_nodes_where_the_recipe_allows_it(
+    new_run: Callable[..., TrainingRun], without_n2: Callable[[], None]
+) -> None:
+    run = new_run("fewer")
+    run.submit(["layout.tensor_parallel=1"], min_nodes=1)
+    run.wait_until_saved(EVERY)
+    without_n2()
+    run.wait_until_finished()
+    assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n1"]]
+    assert run.step == len(run.losses) == STEPS and run.restarts(run.jobs[0]) == 0
+
+
+def test_node_whose_replica_differs(new_run: Callable[..., TrainingRun], tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(_SPOILED_MEMORY)
+    python.chmod(0o755)
+    run = new_run("faulty", python=str(python), processes_per_node=2)
+    run.submit(["layout.tensor_parallel=1", "guard.compare_replicas_every_steps=5"], spare_nodes=1)
+    run.wait_until_finished()
+    assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n2", "n3"]]
+    assert read_status(run.run_dir).left_out == {"n1": "its replicas differed"}
+    assert run.step == STEPS and run.restarts(run.jobs[0]) == 0
 
 
 def test_cancel_saves_first(new_run: Callable[..., TrainingRun], whole: TrainingRun) -> None:
@@ -238,3 +247,10 @@ if [ "$SLURMD_NODENAME" = n2 ] && [ "$2" = launch.health ]; then
 fi
 exec "$python" "$@"
 """.replace("{python}", sys.executable)
+_SPOILED_MEMORY = f"""#!/bin/bash
+if [ "$SLURMD_NODENAME" = n1 ] && [ "$2" = megatron_seed.train ]; then
+    shift 2
+    exec {sys.executable} {Path(__file__).parents[1] / "distributed" / "faulty_ranks.py"} silent:12 "$@"
+fi
+exec {sys.executable} "$@"
+"""

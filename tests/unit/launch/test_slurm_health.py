@@ -89,7 +89,9 @@ def test_replicas_that_differ_name_their_node_unless_it_is_a_tie(tmp_path: Path)
     nodes = {0: "n1", 1: "n1", 2: "n2", 3: "n2", 4: "n3", 5: "n3"}
     assert named_faulty(tmp_path, nodes, ["n1", "n2", "n3"], 4.0) == {"n2": "its replicas differed"}
     assert named_faulty(tmp_path, nodes, ["n1", "n2", "n3"], 6.0) == {}
-    assert named_faulty(tmp_path, nodes, ["n2", "n3"], 4.0) == {}
+    assert named_faulty(tmp_path, nodes, ["n1", "n2"], 4.0) == {"n2": "its replicas differed"}
+    metrics.write(tmp_path, {"kind": "event", "step": 1, "event": "replicas_differ", "time": 9.0, "ranks": [0, 2]})
+    assert named_faulty(tmp_path, nodes, ["n1", "n2", "n3"], 8.0) == {}
 
 
 def test_nodes_without_all_answers() -> None:
