@@ -18,6 +18,9 @@ from megatron_seed.errors import SeedError
 from tokenizer.cli import app as tokenizer_app
 from tokenizer.errors import TokenizerError
 
+_WIDE = 160
+"""Characters of a table that goes to no terminal."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -58,7 +61,8 @@ def compare(
     """Show runs side by side: settings that differ, curves by tokens and by FLOPs, last numbers, events."""
     from launch.compare import compare_command
 
-    compare_command(runs, out, Console())
+    console = Console()
+    compare_command(runs, out, console if console.is_terminal else Console(width=_WIDE))
 
 
 app.registered_commands += training_app.registered_commands

@@ -35,8 +35,8 @@ from megatron_seed.train.hooks.save import SaveHook
 from megatron_seed.train.hooks.slow_ranks import SlowRanksHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
-from megatron_seed.train.resume import find_start, load_start
-from megatron_seed.train.standing import phases_left, reading_of
+from megatron_seed.train.resume import Start, find_start, load_start
+from megatron_seed.train.standing import phases_left, reading_of, stands
 from megatron_seed.train.state import Run
 from megatron_seed.train.stop import Stop
 from megatron_seed.watch.watchdog import Watchdog
@@ -61,11 +61,14 @@ def train(recipe: Recipe) -> Progress:
         watchdog = Watchdog(recipe.watchdog, launch, recipe.run_dir)
         timeout_s = watchdog.collective_timeout_s
         with _sole_writer(recipe, launch), job(timeout_s) as launch, watchdog, memory_told(recipe.run_dir, launch.rank):
-            progress = Progress()
+            progress, where = Progress(), None
             for phases in _stretches(recipe):
                 watchdog.beat(f"step {progress.step}" if progress.step else "the start", starting=True)
                 with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed, timeout_s) as groups:
-                    progress = _train_stretch(recipe, phases, groups, request, watchdog)
+                    where = where or find_start(recipe, groups)
+                    if where and _is_done(recipe, phases, where):
+                        continue
+                    progress, where = _train_stretch(recipe, phases, groups, request, watchdog, where), None
     return progress
 
 
@@ -93,7 +96,8 @@ def prepare_orders(recipe: Recipe, builds: bool, request: StopRequest) -> None:
     """
     reading = reading_of(recipe)
     if builds:
-        with Bars(console=Console(stderr=True), transient=True) as bars:
+        console = Console(stderr=True)
+        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
             build_orders(recipe, bars, request.check, reading)
     while missing_orders(recipe, reading):
         request.check()
@@ -107,14 +111,16 @@ def start(
     phase: PhaseConfig | None = None,
     request: StopRequest | None = None,
     watchdog: Watchdog | None = None,
+    where: Start | None = None,
 ) -> tuple[Run, Progress]:
-    """Build model and optimizer for a phase (default: the first) and put them where the run stands."""
+    """Build model and optimizer for a phase (default: the first) and put them where the run stands: `where`, or what
+    `find_start` finds."""
     phase = phase or recipe.phases[0]
     layout = recipe.layout_of(phase)
     if groups.is_main:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         manifest.write_text(recipe.run_dir / "config.yaml", dump_recipe(recipe))
-    where = find_start(recipe, groups)
+    where = where or find_start(recipe, groups)
     seed = recipe.seed if where is None or where.new_head else None
     chunks = build_model(recipe.model_of(phase), layout, compute_of(recipe, phase), seed=seed)
     models = wrap_data_parallel(chunks, layout)
@@ -148,15 +154,24 @@ def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
     return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
 
 
+def _is_done(recipe: Recipe, phases: Sequence[PhaseConfig], where: Start) -> bool:
+    """Nothing is left of these phases, and others come after them: no model need be built for them."""
+    last = phases[-1] == recipe.phases[-1]
+    return not last and not phases_left(recipe, phases, stands(where.checkpoint, where.branch, recipe))
+
+
 def _train_stretch(
-    recipe: Recipe, phases: Sequence[PhaseConfig], groups: Groups, request: StopRequest, watchdog: Watchdog
+    recipe: Recipe,
+    phases: Sequence[PhaseConfig],
+    groups: Groups,
+    request: StopRequest,
+    watchdog: Watchdog,
+    where: Start | None,
 ) -> Progress:
     """Train what is left of these phases; its last checkpoint is where the next stretch begins."""
-    run, progress = start(recipe, groups, phases[0], request, watchdog)
-    last = phases[-1] == recipe.phases[-1]
+    run, progress = start(recipe, groups, phases[0], request, watchdog, where)
     try:
-        if last or phases_left(recipe, phases, progress):
-            progress = run_phases(run, phases, progress, hooks_of(run))
+        progress = run_phases(run, phases, progress, hooks_of(run))
     finally:
         run.recorder.close()
     if run.stop.reason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_seed.checkpoint import layout
@@ -98,33 +98,32 @@ def sources_now(progress: Progress, before: Recipe | None) -> dict[str, Cursor]:
     return cursors_after(phase, before.seed, progress.cursors, progress.blend, progress.segment_samples)
 
 
+def stands(checkpoint: Path, branch: StartFrom | None, recipe: Recipe) -> Progress:
+    """Where a run will go on that loads a checkpoint, another run's with `branch`; only its state is read."""
+    if not (checkpoint / "state.json").is_file():  # of another maker, whose progress says nothing of phases
+        return Progress()
+    progress, before = read_progress(checkpoint), recipe_of(checkpoint)
+    if before is not None:
+        progress = by_the_recipe_now(progress, before, recipe, _nothing)
+    return branched(progress, branch, before, recipe, _nothing) if branch else progress
+
+
 def reading_of(recipe: Recipe) -> Reading:
     """What a run will read from where it will begin, told by state files alone: nothing is loaded, no digest is taken.
 
     Of several checkpoints the oldest counts, for it is the last that a run may fall back to.
     """
-    own = layout.finished(recipe.run_dir)
+    own, branch = layout.finished(recipe.run_dir), recipe.start_from
+    if not own and branch is None:
+        return Reading(recipe.phases, {})
     try:
-        progress, before = _begins(recipe, own[0] if own else None)
+        progress = stands(own[0], None, recipe) if own else stands(layout.resolve(branch.checkpoint), branch, recipe)
     except SeedError:  # said where the checkpoint is loaded
         return Reading(recipe.phases, {})
     left = phases_left(recipe, recipe.phases, progress)
     if left and left[0].name == progress.phase:
         left[0] = left[0].model_copy(update={"tokens": left[0].tokens - progress.phase_tokens})
-    cursors: Mapping[str, Cursor] = sources_now(progress, recipe if progress.phase else before)
-    return Reading(left, {name: cursor.first for name, cursor in cursors.items()})
-
-
-def _begins(recipe: Recipe, own: Path | None) -> tuple[Progress, Recipe | None]:
-    if own is None and recipe.start_from is None:
-        return Progress(), None
-    checkpoint = own or layout.resolve(recipe.start_from.checkpoint)
-    progress, before = read_progress(checkpoint), recipe_of(checkpoint)
-    if before is not None:
-        progress = by_the_recipe_now(progress, before, recipe, _nothing)
-    if own is None:
-        progress = branched(progress, recipe.start_from, before, recipe, _nothing)
-    return progress, before
+    return Reading(left, {name: cursor.first for name, cursor in sources_now(progress, recipe).items()})
 
 
 def _phase(recipe: Recipe, name: str) -> PhaseConfig | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,7 @@ from megatron_seed.train.hooks import Hook, StepRecord
 from megatron_seed.train.state import Run
 from megatron_seed.train.step import evaluate
 
+logger = logging.getLogger(__name__)
 _ROUND = 8
 """Micro-batches between two looks at whether the job is to stop; a multiple of the pipeline's stages at least."""
 
@@ -65,6 +67,8 @@ class EvaluateHook(Hook):
                 rows.append(_row(source, progress, *sums.tolist()))
         for row in rows:
             self.run.recorder.write(row)
+        if rows:
+            logger.info("step %d, held out: %s", progress.step, "  ".join(map(_told, rows)))
         self.evaluated.add(progress.step)
 
     def _held_out(self, progress: Progress) -> Sequence[HeldOut]:
@@ -96,6 +100,11 @@ class EvaluateHook(Hook):
         """Batches that count nothing, so that an interleaved pipeline has a multiple of its stages."""
         for _ in range(-len(chunk) % self.run.groups.pipeline_size if len(self.run.models) > 1 else 0):
             yield {**chunk[-1], "loss_mask": torch.zeros_like(chunk[-1]["loss_mask"])}
+
+
+def _told(row: metrics.Row) -> str:
+    per_byte = f" ({row['bits_per_byte']:.3f} bits per byte)" if "bits_per_byte" in row else ""
+    return f"{row['source']} {row['loss']:.3f}{per_byte}"
 
 
 def _row(source: HeldOut, progress: Progress, loss: float, tokens: float) -> metrics.Row:

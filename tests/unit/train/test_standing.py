@@ -116,6 +116,25 @@ def test_a_budget_that_moves_a_schedule_is_said(recipe: Callable[..., Recipe]) -
     assert said(recipe("c", {"first": 4}), recipe("d", {"first": 8}), STEP) == [], "a constant rate stays"
 
 
+def test_a_run_that_goes_on_in_a_later_phase_builds_no_model_of_the_ones_before(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from megatron_seed.train import run
+
+    phases, rotary = {"first": 2, "second": 4}, "phases.1.rotary_base=1e6"
+    whole = recipe("whole", phases, rotary, checkpoint={"every_steps": 1, "keep_last": 10})
+    losses = train(whole)
+    built, real = [], run.build_model
+    monkeypatch.setattr(
+        run, "build_model", lambda model, *a, **k: (built.append(model.rotary_base), real(model, *a, **k))[1]
+    )
+    branch = recipe("branch", phases, rotary, "phases.1.learning_rate=1e-3", f"from={whole.run_dir}@3")
+    with caplog.at_level("INFO"):
+        assert train(branch)[:1] == losses[3:4]
+    assert built == [1e6]
+    assert caplog.text.count("the learning rate is now constant, peak 0.001") == 1
+
+
 def test_steps_that_are_left(recipe: Callable[..., Recipe]) -> None:
     two = recipe("two", {"first": 4, "second": 3})
     assert steps_left(two, Progress()) == 7
