@@ -30,6 +30,7 @@ from data_prep.shards import (
     remove_shard,
     run_shards,
 )
+from data_prep.storage import as_path, open_parquet
 
 __all__ = ["Annotator", "AnnotatorSpec", "IsolationLimits", "annotate", "annotator"]
 
@@ -53,7 +54,7 @@ def annotate(
     Returns for each what `summary` says. With `retry_failed`, shards in which documents failed are made again. Raises
     `DataError` for an annotator that is none, or that fails on every document.
     """
-    corpus, limits = Path(corpus), limits or IsolationLimits()
+    corpus, limits = as_path(corpus), limits or IsolationLimits()
     loaded = [spec.load() for spec in specs]
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
@@ -134,7 +135,7 @@ def annotate_shard(
     isolated = _isolated(spec, answers, limits)
     batches: list[pa.RecordBatch] = []
     failures: list[str | None] = []
-    with pq.ParquetFile(shard, pre_buffer=False) as file:
+    with open_parquet(shard, pre_buffer=False) as file:
         documents = file.read(columns=["id", "path"], use_threads=False)
         for rows in _batches(file, shard, limits):
             batch, failed = isolated.annotate(rows)

@@ -20,6 +20,7 @@ from data_prep.fim import split_document
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact_table
 from data_prep.shards import write_atomic
+from data_prep.storage import open_parquet, read_parquet
 from tokenizer.encode import Encoder
 from tokenizer.special import FIM_ROLES
 
@@ -88,9 +89,9 @@ def selected_batches(shard: Path, chosen: Path, split: str) -> Iterator[pa.Table
 
     Raises `DataError` when the selection's rows are not those of the shard.
     """
-    selected = pq.read_table(chosen, use_threads=False)
+    selected = read_parquet(chosen, use_threads=False)
     start = 0
-    with pq.ParquetFile(shard, pre_buffer=False) as file:
+    with open_parquet(shard, pre_buffer=False) as file:
         if file.metadata.num_rows != selected.num_rows:
             raise DataError(f"{chosen} has not the rows of {shard}; run `data select` again")
         for group in range(file.num_row_groups):

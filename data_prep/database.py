@@ -1,7 +1,6 @@
 """DuckDB over the shards of a corpus: bounded memory, spilling beside the corpus, nothing read from the network."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,35 +10,39 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.shards import read_manifest
+from data_prep.storage import each, is_remote, open_parquet, read_parquet, scratch_folder
 
 WORK_FOLDER = ".work"
 
 
 @contextlib.contextmanager
 def open_database(parent: Path, workers: int, memory_limit: str = "1GB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """A scratch database in `parent/.work`, removed at the end (and at the start, if a killed run left one)."""
-    folder = parent / WORK_FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = {
-        "threads": workers,
-        "memory_limit": memory_limit,
-        "temp_directory": str(folder / "spill"),
-        "autoinstall_known_extensions": False,
-    }
-    connection = duckdb.connect(str(folder / "scratch.duckdb"), config=config)
-    try:
-        yield connection
-    finally:
-        connection.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    """A scratch database in `parent/.work`, removed at the end (and at the start, if a killed run left one).
+
+    Where the corpus is in an object store, it is in a temporary folder of this machine.
+    """
+    with scratch_folder(parent, WORK_FOLDER) as folder:
+        config = {
+            "threads": workers,
+            "memory_limit": memory_limit,
+            "temp_directory": str(folder / "spill"),
+            "autoinstall_known_extensions": False,
+        }
+        connection = duckdb.connect(str(folder / "scratch.duckdb"), config=config)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Sequence[Path], columns: str) -> None:
     """Defines `view` over parquet shards: `columns` (SQL), and where each row stands as `_shard` (index) and `_row`.
 
-    `view` is an identifier that the caller has checked.
+    `view` is an identifier that the caller has checked. Of shards in an object store all but the text is copied beside
+    the scratch database first.
     """
+    if shards and is_remote(shards[0]):
+        shards = _local_copies(connection, view, shards)
     table = f"_shards_of_{view}"
     positions = pa.table(
         {"_path": [str(shard) for shard in shards], "_shard": pa.array(range(len(shards)), pa.int32())}
@@ -52,6 +55,20 @@ def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Se
         f'CREATE VIEW "{view}" AS SELECT {columns}, _shard, file_row_number AS _row '
         f'FROM read_parquet([{paths}], filename = true, file_row_number = true) JOIN "{table}" ON filename = _path'
     )
+
+
+def _local_copies(connection: duckdb.DuckDBPyConnection, view: str, shards: Sequence[Path]) -> list[Path]:
+    ((database,),) = connection.execute("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchall()
+    folder = Path(database).parent / view
+    folder.mkdir()
+
+    def copy(shard: Path) -> Path:
+        with open_parquet(shard) as file:
+            table = file.read([name for name in file.schema_arrow.names if name != "text"])
+        pq.write_table(table, folder / shard.name)
+        return folder / shard.name
+
+    return each(copy, shards, shards[0])
 
 
 def _quoted(path: Path) -> str:
@@ -82,6 +99,6 @@ def shard_tables(
         table = pa.concat_tables(parts)
         pending = table.slice(rows)
         table = table.slice(0, rows).combine_chunks()
-        if table["id"].to_pylist() != pq.read_table(shard, columns=["id"])["id"].to_pylist():
+        if table["id"].to_pylist() != read_parquet(shard, ["id"])["id"].to_pylist():
             raise DataError(f"{shard}: its rows came back in another order; nothing was written for it")
         yield shard, table

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.shards import fingerprint, finished_manifest
+from data_prep.shards import fingerprint, finished_manifests
+from data_prep.storage import open_parquet
 
 SCHEMA = pa.schema(
     [
@@ -113,7 +114,7 @@ class DocumentWriter:
 
 def shard_batches(path: Path, columns: list[str] | None = None, batch_rows: int = 256) -> Iterator[pa.RecordBatch]:
     """Reads a documents shard in row order, a bounded number of rows at a time."""
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+    with open_parquet(path, pre_buffer=False, buffer_size=1 << 20) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=columns, use_threads=False)
 
 
@@ -128,12 +129,14 @@ def list_shards(corpus: Path) -> list[Path]:
         what = "its import did not finish" if known else "there is no corpus there"
         raise DataError(f"{corpus}: {what}; run `data import` on it first")
     shards = sorted(documents_directory(corpus).glob("*.parquet"))
-    for shard in shards:
-        if finished_manifest(shard) is None:
+    for shard, manifest in zip(shards, finished_manifests(shards), strict=True):
+        if manifest is None:
             raise DataError(f"{shard} does not match its manifest; run `data import` again to make it anew")
     return shards
 
 
 def corpus_fingerprint(corpus: Path) -> str:
     """Changes when any document of the corpus does."""
-    return fingerprint([(shard.name, finished_manifest(shard)["sha256"]) for shard in list_shards(corpus)])
+    shards = list_shards(corpus)
+    found = zip(shards, finished_manifests(shards), strict=True)
+    return fingerprint([(shard.name, manifest["sha256"]) for shard, manifest in found])

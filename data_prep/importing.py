@@ -30,6 +30,7 @@ from data_prep.shards import (
 )
 from data_prep.sources.base import REASONS, UNREADABLE, Budget, Drops, ImportLimits, SourceSpec, Unit, group_units
 from data_prep.sources.plan import check_sources, plan_source
+from data_prep.storage import as_path
 
 __all__ = ["ImportLimits", "ImportReport", "SourceSpec", "import_documents"]
 
@@ -69,7 +70,7 @@ def import_documents(
     Only what is missing or has changed is imported. The documents' bytes do not depend on `workers`. Raises `DataError`
     when a whole source cannot be read or nothing is left.
     """
-    corpus = Path(corpus)
+    corpus = as_path(corpus)
     if sources or not remove:
         check_sources(sources)
     with lock_directory(corpus):

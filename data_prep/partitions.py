@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from data_prep.engines.base import Engine
 from data_prep.shards import ShardTask, fingerprint, run_shards, write_atomic
+from data_prep.storage import RemoteKeys, is_remote, open_array, open_to_read, read_arrow
 
 KEYS = 1 << 64
 ROW_BITS = 32
@@ -82,23 +83,35 @@ def write_side_run(path: Path, unsorted: np.ndarray) -> dict[str, Any]:
 
 
 def open_run(path: Path) -> np.ndarray:
-    """A run (or any `.npy` file), mapped into memory: only what is looked at is read."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    """A run (or any `.npy` file), mapped into memory: only what is looked at is read. A remote one is read whole."""
+    return open_array(path)
 
 
 def read_runs(paths: Sequence[Path], key_range: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The records of all runs whose keys are in a range, sorted by key, and the index of the run of each."""
     parts, sources = [], []
     for index, path in enumerate(paths):
-        run = open_run(path)
-        keys = run["key"]
-        start, stop = (bisect_left(keys, bound) if bound < KEYS else len(keys) for bound in key_range)
-        if stop > start or not parts:
-            parts.append(np.array(run[start:stop]))
-            sources.append(np.full(stop - start, index, np.uint32))
+        part = _slice_of(path, key_range)
+        if len(part) or not parts:
+            parts.append(part)
+            sources.append(np.full(len(part), index, np.uint32))
     found, source = np.concatenate(parts), np.concatenate(sources)
     order = np.argsort(found["key"], kind="stable")  # merges what is sorted already
     return found[order], source[order]
+
+
+def _slice_of(path: Path, key_range: tuple[int, int]) -> np.ndarray:
+    def bounds(keys: Any) -> tuple[int, int]:
+        start, stop = (bisect_left(keys, bound) if bound < KEYS else len(keys) for bound in key_range)
+        return start, stop
+
+    if not is_remote(path):
+        run = open_run(path)
+        start, stop = bounds(run["key"])
+        return np.array(run[start:stop])
+    with open_to_read(path) as stream:
+        keys = RemoteKeys(stream)
+        return keys.records(*bounds(keys))
 
 
 def group_bounds(*sorted_columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,17 +141,16 @@ def write_columns(path_or_stream: Any, table: pa.Table) -> None:
         writer.write_table(table, max_chunksize=max(1, table.num_rows))
 
 
-def open_columns(path: Path) -> pa.Table:
-    """A table of `write_columns`, mapped into memory."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+def open_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table of `write_columns`, or some of its columns, mapped into memory; a remote one is read."""
+    return read_arrow(path, columns)
 
 
 def take_rows(paths: Sequence[Path], where: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Rows of the tables of many shards, in the order of the positions `where`."""
-    parts, order = [open_columns(paths[0]).select(columns).slice(0, 0)] if paths else [], []
+    parts, order = [open_columns(paths[0], columns).slice(0, 0)] if paths else [], []
     for shard, chosen, rows in by_shard(where):
-        parts.append(open_columns(paths[shard]).select(columns).take(pa.array(rows)))
+        parts.append(open_columns(paths[shard], columns).take(pa.array(rows)))
         order.append(chosen)
     table = pa.concat_tables(parts).combine_chunks()
     back = np.empty(len(where), np.int64)

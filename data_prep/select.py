@@ -35,6 +35,7 @@ from data_prep.selection_tables import (
     waterfall,
 )
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_json, write_shard
+from data_prep.storage import as_path
 
 __all__ = [
     "SPLITS",
@@ -72,7 +73,7 @@ def select(
     Does nothing when the selection is up to date. Raises `DataError` for a rule that is no SQL, a function that fails,
     an annotation that is missing or out of date, or when nothing is left to train on or to hold out.
     """
-    corpus = Path(corpus)
+    corpus = as_path(corpus)
     if not _NAME.fullmatch(name):
         raise DataError(f"selection name {name!r}: use letters, digits, '.', '_' and '-' only")
     with lock_directory(corpus):
@@ -109,7 +110,7 @@ def select(
 
 def read_selection(corpus: Path, name: str) -> dict[str, Any]:
     """A selection's `selection.json`. Raises `DataError` where it is missing, unfinished or of other documents."""
-    corpus = Path(corpus)
+    corpus = as_path(corpus)
     selection = _stored(corpus, name)
     if not selection:
         raise DataError(f"{corpus}: there is no selection {name!r}; make it with `data select`")

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from rich.progress import Progress
 
@@ -28,6 +26,7 @@ from data_prep.documents import METADATA_COLUMNS
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, run_shards
+from data_prep.storage import read_parquet, read_parquet_schema, remove_folder
 
 FORMAT = "data_prep.selection_function/1"
 DROP = "drop"  # the column of answers
@@ -149,7 +148,7 @@ def remove_others(folder: Path, specs: Sequence[FunctionSpec]) -> None:
     kept = {answers_folder(folder, spec) for spec in specs}
     for path in folder.glob("*"):
         if path not in kept:
-            shutil.rmtree(path)
+            remove_folder(path)
 
 
 def answer_shard(stream: BinaryIO, spec: FunctionSpec, shard: Path, annotations: Mapping[str, Path]) -> dict[str, Any]:
@@ -169,17 +168,17 @@ def answer_shard(stream: BinaryIO, spec: FunctionSpec, shard: Path, annotations:
 def _columns(shard: Path, annotations: Mapping[str, Path], reads: Sequence[str]) -> pa.Table:
     """What a function reads of a shard, and `_id`."""
     own = [name for name in reads if "." not in name]
-    documents = pq.read_table(shard, columns=list(dict.fromkeys(["id", *own])))
+    documents = read_parquet(shard, list(dict.fromkeys(["id", *own])))
     table = documents.select(own).append_column("_id", documents["id"])
     for name, path in annotations.items():
         wanted = [column.partition(".")[2] for column in reads if column.partition(".")[0] == name and "." in column]
-        known = pq.read_schema(path).names
+        known = read_parquet_schema(path).names
         for column in wanted:
             if column not in known:
                 near = difflib.get_close_matches(column, known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
                 raise DataError(f"annotation {name} has no column {column!r}; {hint}")
-        answers = pq.read_table(path, columns=wanted)
+        answers = read_parquet(path, wanted)
         for column in wanted:
             table = table.append_column(f"{name}.{column}", answers[column])
     return table.combine_chunks()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow.parquet as pq
 
 from data_prep.database import add_shards_view
 from data_prep.documents import METADATA_COLUMNS
@@ -14,6 +13,7 @@ from data_prep.errors import DataError
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.selection_config import BOTH_SPLITS_RULE, SelectionConfig
 from data_prep.selection_rules import Condition
+from data_prep.storage import read_parquet_schema
 
 SPLITS = ("train", "held_out")
 SECRETS = "secrets"  # the annotation that knows what to redact
@@ -87,7 +87,7 @@ def _join(tables: Tables, shards: Sequence[Path], answers: Mapping[str, Sequence
     add_shards_view(tables.database, "documents", shards, ", ".join(METADATA_COLUMNS))
     joined = "documents"
     for view, paths in {**tables.annotations, **answers}.items():
-        columns = [f'"{column}"' for column in pq.read_schema(paths[0]).names if column != "id"]
+        columns = [f'"{column}"' for column in read_parquet_schema(paths[0]).names if column != "id"]
         add_shards_view(tables.database, view, paths, ", ".join(columns))
         joined += f' LEFT JOIN "{view}" USING (_shard, _row)'
     return joined

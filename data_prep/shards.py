@@ -3,7 +3,8 @@
 A shard is a file and, beside it, its manifest `<file>.json`. Both are written to a temporary name, fsynced and renamed,
 the manifest last. The manifest holds `inputs` (a fingerprint of everything the content depends on), `sha256`,
 `size_bytes`, `rows` and whatever else the shard function counted. A shard is done when its manifest is there, names the
-same inputs, and every file it names has the recorded size; anything else is made again.
+same inputs, and every file it names has the recorded size; anything else is made again. In an object store, which has
+no rename, both are put whole, the manifest last.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from rich.progress import Progress
 from data_prep.engines.base import Call, Engine
 from data_prep.engines.local import LocalEngine
 from data_prep.errors import DataError
+from data_prep.leases import hold_lease
+from data_prep.storage import beside, each, is_remote, put, read_bytes, remove_file
 
 TEMPORARY_SUFFIX = ".tmp"
 LOCK_NAME = ".lock"
@@ -63,7 +67,7 @@ def manifest_path(output: Path) -> Path:
 def read_manifest(output: Path) -> dict[str, Any] | None:
     """The manifest of a shard, or None where there is none that can be read."""
     try:
-        manifest = json.loads(manifest_path(output).read_bytes())
+        manifest = json.loads(read_bytes(manifest_path(output)))
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) else None
@@ -76,7 +80,13 @@ def finished_manifest(output: Path, inputs: str | None = None) -> dict[str, Any]
         return None
     sizes = {output.name: manifest.get("size_bytes")}
     sizes |= {name: digest["size_bytes"] for name, digest in manifest.get("files", {}).items()}
-    return manifest if all(_size(output.parent / name) == size for name, size in sizes.items()) else None
+    return manifest if all(_size(beside(output, name)) == size for name, size in sizes.items()) else None
+
+
+def finished_manifests(outputs: Sequence[Path], inputs: Sequence[str] | None = None) -> list[dict[str, Any] | None]:
+    """`finished_manifest` of each output."""
+    asked = list(zip(outputs, inputs or [None] * len(outputs), strict=True))
+    return each(lambda pair: finished_manifest(*pair), asked, outputs[0] if outputs else None)
 
 
 def _size(path: Path) -> int | None:
@@ -89,9 +99,15 @@ def _size(path: Path) -> int | None:
 def write_atomic(path: Path, writer: Callable[[BinaryIO], Any]) -> Digest:
     """Writes a file that is either whole or absent: temporary name, fsync, rename, fsync of the directory.
 
-    `writer` gets a seekable binary stream. On any failure the temporary file is removed and what was there before
-    stays.
+    `writer` gets a seekable binary stream of a local file. On any failure the temporary file is removed and what was
+    there before stays.
     """
+    if is_remote(path):
+        with tempfile.NamedTemporaryFile(prefix="megatron-seed-") as stream:
+            writer(stream)
+            digest = _digest(stream)
+            put(stream, path)
+        return digest
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
@@ -99,14 +115,19 @@ def write_atomic(path: Path, writer: Callable[[BinaryIO], Any]) -> Digest:
             writer(stream)
             stream.flush()
             os.fsync(stream.fileno())
-            stream.seek(0)
-            digest = Digest(hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size)
+            digest = _digest(stream)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _fsync_directory(path.parent)
     return digest
+
+
+def _digest(stream: BinaryIO) -> Digest:
+    stream.flush()
+    stream.seek(0)
+    return Digest(hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size)
 
 
 def _fsync_directory(directory: Path) -> None:
@@ -125,7 +146,7 @@ def write_json(path: Path, value: Any) -> Digest:
 
 def write_shard(task: ShardTask) -> dict[str, Any]:
     """Makes one shard here and now and returns its manifest."""
-    manifest_path(task.output).unlink(missing_ok=True)  # of an older content: never beside the new one
+    remove_file(manifest_path(task.output))  # of an older content: never beside the new one
     counters: dict[str, Any] = {}
     digest = write_atomic(task.output, lambda stream: counters.update(task.function(stream, *task.args)))
     manifest = {"inputs": task.inputs, **asdict(digest), **counters}
@@ -135,8 +156,8 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
 
 def remove_shard(output: Path) -> None:
     """Removes a shard, manifest first, so that it never looks done."""
-    manifest_path(output).unlink(missing_ok=True)
-    output.unlink(missing_ok=True)
+    remove_file(manifest_path(output))
+    remove_file(output)
 
 
 def run_shards(
@@ -154,7 +175,7 @@ def run_shards(
     outputs = {task.output for task in tasks}
     if len(outputs) != len(tasks):
         raise DataError(f"{label}: two shards of one run have the same output")
-    manifests = [finished_manifest(task.output, task.inputs) for task in tasks]
+    manifests = finished_manifests([task.output for task in tasks], [task.inputs for task in tasks])
     missing = [index for index, manifest in enumerate(manifests) if manifest is None]
     calls = [Call(str(tasks[index].output), write_shard, (tasks[index],)) for index in missing]
     bar = progress.add_task(label, total=len(tasks), completed=len(tasks) - len(missing)) if progress else None
@@ -169,9 +190,13 @@ def run_shards(
 def lock_directory(directory: Path) -> Iterator[None]:
     """Holds `directory` for this process; a second run on it is refused with `DataError`.
 
-    The lock is the kernel's (flock on `.lock`), so it ends with the process however that ends. Temporary files that a
-    killed run or worker left behind are removed.
+    The lock is the kernel's (flock on `.lock`), so it ends with the process however that ends; in an object store it is
+    a lease, which runs out. Temporary files that a killed run or worker left behind are removed.
     """
+    if is_remote(directory):
+        with hold_lease(directory / LOCK_NAME):
+            yield
+        return
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / LOCK_NAME, "a+b") as lock:
         try:

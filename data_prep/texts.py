@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
+from data_prep.storage import open_parquet, read_parquet
 
 _ROWS = 256
 
@@ -21,10 +20,10 @@ def selected_texts(corpus: Path, selection: str, split: str) -> Iterator[str]:
         chosen = corpus / "selections" / selection / shard.name
         if not chosen.is_file():
             raise DataError(f"{chosen} is missing; run `data select` again")
-        rows = pq.read_table(chosen)
+        rows = read_parquet(chosen)
         redactions = rows[REDACTIONS].to_pylist() if REDACTIONS in rows.column_names else [None] * rows.num_rows
         decisions = zip(rows["split"].to_pylist(), redactions, strict=True)
-        with pq.ParquetFile(shard) as file:
+        with open_parquet(shard) as file:
             for batch in file.iter_batches(_ROWS, columns=["text"]):
                 for text in batch["text"].to_pylist():
                     side, spans = next(decisions)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.annotators.base import Annotator, AnnotatorSpec, schema_of
 from data_prep.errors import DataError
+from data_prep.storage import open_parquet
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS_S = 2.0  # between the end of a process's connection and its own
@@ -209,7 +209,7 @@ class _Reader:
     def documents(self, rows: Rows, columns: tuple[str, ...]) -> list[dict[str, Any]]:
         key = (rows.shard, rows.group, columns)
         if key != self.key:
-            with pq.ParquetFile(rows.shard, pre_buffer=False) as file:
+            with open_parquet(rows.shard, pre_buffer=False) as file:
                 self.table = file.read_row_group(rows.group, columns=list(columns), use_threads=False)
             self.key = key
         return self.table.slice(rows.start, rows.stop - rows.start).to_pylist()

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.documents import list_shards
 from data_prep.partitions import (
@@ -27,6 +26,7 @@ from data_prep.partitions import (
     write_side_run,
 )
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, remove_shard
+from data_prep.storage import read_parquet
 
 FORMAT = "data_prep.catalogue/1"
 ROW = record_type(row="<u4")
@@ -63,7 +63,7 @@ def keep_only(folder: Path, stems: set[str]) -> None:
 
 def write_catalogue(stream: BinaryIO, output: Path, shard: Path) -> dict[str, Any]:
     """Shard function: one shard of the catalogue."""
-    table = pq.read_table(shard, columns=["id", "sha256", "size_bytes", "stars", "source", "repository"])
+    table = read_parquet(shard, ["id", "sha256", "size_bytes", "stars", "source", "repository"])
     digests = _from_hex(table["sha256"], 32)
     order = words_of(pa.chunked_array([digests]))[:, 0]
     catalogue = pa.table(

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.annotations import annotation_directory
 from data_prep.dedup.catalogue import BY_ID
@@ -29,6 +28,7 @@ from data_prep.partitions import (
     write_run,
 )
 from data_prep.shards import ShardTask, fingerprint, finished_manifest
+from data_prep.storage import read_parquet
 
 _KEY_ONLY = record_type()
 
@@ -103,7 +103,7 @@ _FLAGGED = record_type(flags="u1")
 
 
 def _by_id(stream: BinaryIO, annotation: Path, kept: Kept) -> dict[str, Any]:
-    table = pq.read_table(annotation)
+    table = read_parquet(annotation)
     data = bytes.fromhex("".join(id_[:16] for id_ in table["id"].to_pylist()))
     keys = np.frombuffer(data, ">u8").astype(np.uint64)
     return write_run(stream, records(_FLAGGED, key=keys, flags=kept(table)))
@@ -128,7 +128,7 @@ def _join_ids(
 
 
 def _from_annotation(stream: BinaryIO, annotation: Path, kept: Kept) -> dict[str, Any]:
-    return _write_flags(stream, kept(pq.read_table(annotation)))
+    return _write_flags(stream, kept(read_parquet(annotation)))
 
 
 def _from_runs(stream: BinaryIO, runs: Sequence[Path], shard: int, rows: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from data_prep.partitions import (
     write_run,
 )
 from data_prep.shards import fingerprint, lock_directory
+from data_prep.storage import as_path
 
 NAME = "exact_dedup"
 FORMAT = "data_prep.exact_dedup/2"
@@ -62,7 +63,7 @@ def annotate_exact(
     before stays kept, unless `rekey`. Global steps are cut into `partitions` (default: by the number of documents).
     Raises `DataError`.
     """
-    corpus = Path(corpus)
+    corpus = as_path(corpus)
     with lock_directory(corpus):
         inputs = fingerprint(FORMAT, corpus_fingerprint(corpus))
         level = Level(corpus, NAME, inputs, FORMAT, {}, kept_flags)

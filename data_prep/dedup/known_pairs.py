@@ -5,8 +5,6 @@ whose signatures are the same still hold; the other shards are *fresh*, and all 
 """
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from data_prep.dedup.pairs import pair_records
 from data_prep.partitions import ROW_BITS, Output, Runner, open_run, positions, write_run
 from data_prep.shards import ShardTask, fingerprint, write_json
+from data_prep.storage import move, remove_folder
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ class KnownPairs:
 
     def keep(self, pairs: Sequence[Path]) -> None:
         """Moves the pairs of this run into the place of those before."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        remove_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path in pairs:
-            os.replace(path, self.folder / path.name)
+            move(path, self.folder / path.name)
         write_json(self.folder / "state.json", {"settings": self.settings, "shards": self.shards})
 
 

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from data_prep.annotations import annotation_directory, current_annotation, write_table
@@ -40,6 +39,7 @@ from data_prep.partitions import (
     write_side_run,
 )
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory
+from data_prep.storage import as_path, open_parquet, read_parquet
 
 NAME = "near_dedup"
 FORMAT = "data_prep.near_dedup/1"
@@ -66,7 +66,7 @@ def annotate_near(
     which are not looked at). What was kept before stays kept, unless `rekey` or other settings. Raises `DataError`,
     also where exact duplicates are not known yet.
     """
-    corpus, settings = Path(corpus), settings or NearSettings()
+    corpus, settings = as_path(corpus), settings or NearSettings()
     with lock_directory(corpus):
         whole = corpus_fingerprint(corpus)
         exact = [manifest for _, manifest in current_annotation(corpus, EXACT, whole)]
@@ -153,7 +153,7 @@ def write_signatures(
     stream: BinaryIO, output: Path, shard: Path, exact: Path, settings: NearSettings, cut: Bands
 ) -> dict[str, Any]:
     """Shard function: signatures of the files of one documents shard that are no exact duplicates."""
-    looked_at = is_null(pq.read_table(exact, columns=["duplicate_of"]), "duplicate_of").astype(bool)
+    looked_at = is_null(read_parquet(exact, ["duplicate_of"]), "duplicate_of").astype(bool)
     factors = permutation_factors(settings.permutations, settings.seed)
     signed, counts = [np.empty((0, settings.permutations), np.uint32)], [np.empty(0, np.int64)]
     read_bytes = done = 0
@@ -206,7 +206,7 @@ def write_sets(
 
 def _texts_at(shard: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
     """The texts (UTF-8, uint8) of some rows, in order; only row groups that hold one are read."""
-    with pq.ParquetFile(shard) as file:
+    with open_parquet(shard) as file:
         begin = 0
         for group in range(file.num_row_groups):
             end = begin + file.metadata.row_group(group).num_rows

@@ -28,6 +28,7 @@ from data_prep.documents import corpus_fingerprint
 from data_prep.engines.base import Engine
 from data_prep.partitions import Output, Runner, open_columns, shard_range, side_path, write_columns, write_side_run
 from data_prep.shards import ShardTask, fingerprint, lock_directory
+from data_prep.storage import as_path
 
 NAME = "repository_dedup"
 FORMAT = "data_prep.repository_dedup/1"
@@ -49,7 +50,7 @@ def annotate_repositories(
     of its first keeper; null when alone), similarity (the highest Jaccard similarity to another repository, where it
     reaches the threshold). What was kept before stays kept, unless `rekey` or other settings. Raises `DataError`.
     """
-    corpus, settings = Path(corpus), settings or NearSettings()
+    corpus, settings = as_path(corpus), settings or NearSettings()
     with lock_directory(corpus):
         asked = fingerprint(FORMAT, settings.model_dump(include=_SETTINGS))
         level = Level(corpus, NAME, fingerprint(asked, corpus_fingerprint(corpus)), asked, {}, kept_flags)

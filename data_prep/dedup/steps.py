@@ -1,7 +1,6 @@
 """What the levels of deduplication share: their work folder, their earlier keepers, their annotation."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.partitions import POOL_ROWS, Output, Runner, default_partitions
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, write_json
+from data_prep.storage import as_path, remove_folder
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Level:
         if found.get("inputs") == self.inputs and found["rekey"] >= rekey:
             if found["paths"] is None:
                 return None
-            return Output(tuple(map(Path, found["paths"])), tuple(found["manifests"]))
-        shutil.rmtree(self.work, ignore_errors=True)
+            return Output(tuple(map(as_path, found["paths"])), tuple(found["manifests"]))
+        remove_folder(self.work)
         arguments = (self.corpus, self.name, self.settings, self.kept, catalogue, runner, self.work)
         result = None if rekey else earlier_keepers(*arguments)
         paths = [str(path) for path in result.paths] if result else None
@@ -103,7 +103,7 @@ class Level:
         return list(made.manifests)
 
     def remove_work(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
+        remove_folder(self.work)
 
 
 def make_runner(

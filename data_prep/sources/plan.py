@@ -9,7 +9,9 @@ from data_prep.errors import DataError
 from data_prep.sources.base import IGNORED_FOLDERS, Budget, Drops, ImportLimits, Kind, Piece, SourceSpec
 from data_prep.sources.folders import plan_folder, plan_folders
 from data_prep.sources.git import head_commit, is_bare_repository, is_work_tree, plan_git_source
+from data_prep.sources.objects import plan_objects, tables_alone
 from data_prep.sources.tables import JSONL_SUFFIXES, PARQUET_SUFFIXES, plan_tables
+from data_prep.storage import as_path, in_words, is_remote
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KINDS = ("folders", "folder", "git", "jsonl", "parquet")
@@ -22,17 +24,31 @@ def check_sources(sources: Sequence[SourceSpec]) -> None:
     for spec in sources:
         if not _NAME.fullmatch(spec.name):
             raise DataError(f"source name {spec.name!r}: use letters, digits, '.', '_' and '-' only")
-        if not os.path.exists(spec.path):
-            raise DataError(f"source {spec.name}: {spec.path} does not exist")
-        if not (os.path.isdir(spec.path) or os.path.isfile(spec.path)):
-            raise DataError(f"source {spec.name}: {spec.path} is neither a folder nor a file")
+        is_folder = _is_folder(spec)
         if spec.kind not in ("auto", *_KINDS):
             raise DataError(f"source {spec.name}: kind {spec.kind!r} is none of auto, {', '.join(_KINDS)}")
-        if spec.kind in ("folders", "folder", "git") and not os.path.isdir(spec.path):
+        if spec.kind in ("folders", "folder", "git") and not is_folder:
             raise DataError(f"source {spec.name}: {spec.path} is not a folder, as kind {spec.kind!r} needs")
     names = [spec.name for spec in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+
+
+def _is_folder(spec: SourceSpec) -> bool:
+    """Whether a source is a folder, not a file. Raises `DataError` where it is neither, or cannot be looked at."""
+    location = as_path(spec.path)
+    try:
+        there = location.exists()
+        is_folder, is_file = location.is_dir(), location.is_file()
+    except Exception as error:  # also of the object store's client, such as credentials that are not there
+        raise DataError(f"source {spec.name}: {spec.path} cannot be read: {in_words(error)}") from None
+    if not there:
+        raise DataError(f"source {spec.name}: {spec.path} does not exist")
+    if not (is_folder or is_file):
+        raise DataError(f"source {spec.name}: {spec.path} is neither a folder nor a file")
+    if is_folder and is_remote(location) and (spec.kind == "git" or (location / "HEAD").is_file()):
+        raise DataError(f"source {spec.name}: {spec.path}: Git repositories are read from a disk; copy it to one")
+    return is_folder
 
 
 def default_name(path: str) -> str:
@@ -51,6 +67,10 @@ def resolve_kind(spec: SourceSpec) -> Kind:
     """
     if spec.kind != "auto":
         return spec.kind
+    location = as_path(spec.path)
+    if is_remote(location):
+        tables = [spec.path] if location.is_file() else tables_alone(location, (*JSONL_SUFFIXES, *PARQUET_SUFFIXES))
+        return _table_kind(tables, spec) if tables else "folders"
     if os.path.isfile(spec.path):
         return _table_kind([spec.path], spec)
     if is_bare_repository(spec.path):
@@ -102,8 +122,11 @@ def plan_source(spec: SourceSpec, limits: ImportLimits, budget: Budget, drops: D
 
     Raises `DataError` when the source as a whole cannot be read.
     """
-    spec = replace(spec, path=os.fspath(spec.path))
+    location = as_path(spec.path)
+    spec = replace(spec, path=str(location))
     kind = resolve_kind(spec)
+    if is_remote(location) and kind in ("folder", "folders"):
+        return plan_objects(spec, kind, limits, budget, drops)
     if kind == "folders":
         return plan_folders(spec, limits, budget, drops)
     if kind == "folder":

@@ -10,17 +10,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.documents import Document
 from data_prep.errors import DataError
 from data_prep.shards import fingerprint
 from data_prep.sources.base import Budget, Drops, ImportLimits, KnownBlobs, Piece, SourceSpec
 from data_prep.sources.content import Content, content_of, printable
+from data_prep.sources.objects import objects_below
+from data_prep.storage import as_path, is_remote, open_parquet, open_to_read, version_of
 
 COLUMNS = {
     "content": ("content", "text", "code", "contents"),
@@ -44,9 +44,12 @@ def find_columns(names: list[str]) -> dict[str, str]:
 
 def table_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """The table files at `path`: itself, or those in the folder and below it, sorted."""
-    if os.path.isfile(path):
+    location = as_path(path)
+    if location.is_file():
         return [path]
-    found = [file for file in Path(path).rglob("*") if file.name.endswith(suffixes) and file.is_file()]
+    if is_remote(location):
+        return [str(file) for file in objects_below(location) if file.name.endswith(suffixes)]
+    found = [file for file in location.rglob("*") if file.name.endswith(suffixes) and file.is_file()]
     return sorted(str(file) for file in found)
 
 
@@ -168,9 +171,9 @@ class JsonlSlice:
 def open_stream(path: str) -> Iterator[BinaryIO]:
     """The bytes of a plain, .gz or .zst file, uncompressed. Raises `OSError` where an archive is damaged or cut."""
     compression = _COMPRESSION.get(os.path.splitext(path)[1])
-    with open(path, "rb") as file:
+    with open_to_read(as_path(path)) as file:
         if compression is None:
-            yield file
+            yield io.BufferedReader(file, _READ_BYTES) if is_remote(as_path(path)) else file
             return
         with pa.CompressedInputStream(file, compression) as stream:
             yield io.BufferedReader(stream, _READ_BYTES)
@@ -221,7 +224,7 @@ class ParquetSlice:
         reader = TableReader(self.source, self.shown, limits, drops)
         budget = Budget(self.most_bytes)
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES) as file:
+            with open_parquet(as_path(self.path), pre_buffer=False, buffer_size=_READ_BYTES) as file:
                 columns = find_columns(file.schema_arrow.names)
                 row = sum(file.metadata.row_group(group).num_rows for group in range(self.first))
                 batches = file.iter_batches(16, range(self.first, self.last), list(columns.values()), use_threads=False)
@@ -261,7 +264,7 @@ def plan_tables(spec: SourceSpec, kind: str, limits: ImportLimits, budget: Budge
     for path in files:
         shown = printable(os.path.relpath(path, spec.path) if path != spec.path else os.path.basename(path))
         try:
-            status = os.stat(path)
+            version = version_of(as_path(path))
             parts = list(parts_of(path, limits, budget))
         except _Refused as refused:
             drops.add(refused.args[0], f"{shown}: {refused.args[1]}")
@@ -276,12 +279,12 @@ def plan_tables(spec: SourceSpec, kind: str, limits: ImportLimits, budget: Budge
                 drops.add("total_size", f"{shown}#{first}", size_bytes)
                 continue
             most = None if budget.take(size_bytes) else most
-            inputs = fingerprint(status.st_size, status.st_mtime_ns, first, last, most)
+            inputs = fingerprint(*version, first, last, most)
             yield Piece(make(path, spec.name, shown, first, last, most), f"{shown}#{first}", size_bytes, inputs)
 
 
 def _jsonl_parts(path: str, limits: ImportLimits, budget: Budget) -> Iterator[tuple[int, int | None, int]]:
-    size_bytes = os.path.getsize(path)
+    size_bytes, _ = version_of(as_path(path))
     if os.path.splitext(path)[1] in _COMPRESSION:
         yield 0, None, size_bytes if budget.left is None else _measure(path, budget.left)
         return
@@ -301,7 +304,7 @@ def _measure(path: str, most: int) -> int:
 
 def _parquet_parts(path: str, limits: ImportLimits, budget: Budget) -> Iterator[tuple[int, int, int]]:
     """Runs of row groups with about `shard_bytes` of content."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(as_path(path)) as file:
         content = find_columns(file.schema_arrow.names).get("content")
         if content is None:
             columns = ", ".join(file.schema_arrow.names)
