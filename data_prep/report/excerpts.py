@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from data_prep.annotators.secrets import Secrets
 from data_prep.redaction import redact
 from data_prep.report.source import Source
+from data_prep.storage import open_parquet
 
 _HEAD_LINES, _MIDDLE_LINES, _LAST_LINES, _LINE_CHARACTERS = 11, 6, 4, 120
 _DIFF_LINES, _COMPARED_LINES = 14, 1000
@@ -35,7 +35,7 @@ def read_texts(shards: Sequence[Path], places: Iterable[Place]) -> dict[Place, s
     for shard, row in places:
         wanted.setdefault(shard, set()).add(row)
     for shard, rows in wanted.items():
-        with pq.ParquetFile(shards[shard]) as file:
+        with open_parquet(shards[shard]) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             groups = {row: int(np.searchsorted(starts, row, "right")) - 1 for row in rows}

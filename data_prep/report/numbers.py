@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.annotate import summary
 from data_prep.annotations import annotation_names, current_annotation
@@ -15,6 +14,7 @@ from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.select import read_selection
 from data_prep.sources.base import REASONS
+from data_prep.storage import as_path, read_parquet
 
 TOP_REPOSITORIES = 20
 CONTAMINATION = "decontamination"  # the annotation that says which benchmark problems a document holds
@@ -29,7 +29,7 @@ def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) 
     `contaminated`: which document matched which benchmark problems. `repositories`: the 20 largest by text that is left
     (or imported): source, repository, split, documents, size_bytes. Sizes are UTF-8 bytes of text. Raises `DataError`.
     """
-    corpus = Path(corpus)
+    corpus = as_path(corpus)
     list_shards(corpus)
     try:
         imported = json.loads((corpus / "import.json").read_bytes())
@@ -67,10 +67,10 @@ def _contaminated(corpus: Path) -> list[dict[str, Any]]:
         return []
     found = []
     for shard, annotation in zip(list_shards(corpus), shards, strict=True):
-        matches = pq.read_table(annotation, columns=["id", "ngrams", "problems", "example"])
+        matches = read_parquet(annotation, ["id", "ngrams", "problems", "example"])
         chosen = pc.fill_null(pc.greater(matches["ngrams"], 0), False)
         if pc.any(chosen).as_py():
-            where = pq.read_table(shard, columns=["source", "repository", "path"]).filter(chosen)
+            where = read_parquet(shard, ["source", "repository", "path"]).filter(chosen)
             rows = zip(where.to_pylist(), matches.filter(chosen).to_pylist(), strict=True)
             found += [place | match for place, match in rows]
     return sorted(found, key=lambda row: (-row["ngrams"], row["id"]))
@@ -78,7 +78,7 @@ def _contaminated(corpus: Path) -> list[dict[str, Any]]:
 
 def selection_names(corpus: Path) -> list[str]:
     """The selections that were made of a corpus."""
-    return sorted(path.parent.name for path in (Path(corpus) / "selections").glob("*/selection.json"))
+    return sorted(path.parent.name for path in (as_path(corpus) / "selections").glob("*/selection.json"))
 
 
 def _largest_repositories(corpus: Path, selection: str | None, workers: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from data_prep.report.source import open_source
 from data_prep.report.tiles import tiles
 from data_prep.report.waterfall import below_cap, languages_of, waterfall
 from data_prep.shards import write_atomic
+from data_prep.storage import as_path
 
 TOP_LANGUAGES = 12
 TOP_REPOSITORIES = 10
@@ -39,7 +40,7 @@ def write_report(
     `seed`. `scores`: columns such as `quality.score` that are shown as scores; none: those that rules judge. Raises
     `DataError`, `OSError`.
     """
-    page = render_page(gather(Path(corpus), selection, examples, seed, workers, scores)).encode("utf-8")
+    page = render_page(gather(as_path(corpus), selection, examples, seed, workers, scores)).encode("utf-8")
     write_atomic(Path(path), lambda stream: stream.write(page))
 
 

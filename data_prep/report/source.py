@@ -10,13 +10,13 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.annotations import annotation_directory, annotation_names, current_annotation
 from data_prep.database import add_shards_view, open_database
 from data_prep.documents import METADATA_COLUMNS, SCHEMA, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.select import read_selection
+from data_prep.storage import read_parquet_schema
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -41,7 +41,7 @@ class Source:
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def schema(self, annotation: str) -> pa.Schema:
-        return pq.read_schema(annotation_directory(self.corpus, annotation) / self.shards[0].name)
+        return read_parquet_schema(annotation_directory(self.corpus, annotation) / self.shards[0].name)
 
     def joined(self, *annotations: str) -> str:
         """SQL of `files` with these annotations."""
@@ -83,6 +83,6 @@ def _annotations(
         except DataError:
             continue
         paths = [path for path, _ in found]
-        columns = [f'"{column}"' for column in pq.read_schema(paths[0]).names if column != "id"]
+        columns = [f'"{column}"' for column in read_parquet_schema(paths[0]).names if column != "id"]
         add_shards_view(database, name, paths, ", ".join(columns))
         yield name, [manifest for _, manifest in found]

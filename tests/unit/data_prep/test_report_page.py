@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from object_store import s3_server
 from typer.testing import CliRunner
 
 from data_prep.annotate import Annotator
@@ -233,6 +234,15 @@ def test_an_equal_corpus_gives_equal_bytes_and_a_seed_other_samples(corpus, page
     assert (tmp_path / "a.html").read_bytes() == page.encode()
     other = gather(corpus, "main", 2, 2, 1)
     assert render_page(other) != page
+
+
+def test_a_corpus_in_an_object_store_has_the_same_page(corpus, page, tmp_path):
+    with pytest.MonkeyPatch.context() as environment, s3_server(environment) as bucket:
+        for path in corpus.rglob("*"):
+            if path.is_file():
+                (bucket / "corpus" / path.relative_to(corpus).as_posix()).write_bytes(path.read_bytes())
+        write_report("s3://bucket/corpus", tmp_path / "there.html", None, 2, 1, 1)
+    assert (tmp_path / "there.html").read_bytes() == page.encode()
 
 
 def test_scores_agree_with_the_annotation(facts, corpus, rows):
