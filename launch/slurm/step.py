@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ exit "$code"
 # torchrun does not know SIGUSR1, which would end it; its ranks do.
 _DEAF_TO_USR1 = """trap '' USR1; exec "$@" """
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 1.0
 _NO_FAILURE = {0, exit_codes.STOPPED_EARLY}
 _FAILED_GRACE_S = 15.0
 """Where one rank failed, the others know within seconds; those that say nothing more are gone."""
@@ -100,26 +100,33 @@ def port_of(job: str, attempt: int) -> int:
 
 
 def run_training(
-    training: Training, nodes: Sequence[str], log_dir: Path, job: str, attempt: int, grace_s: float
+    training: Training,
+    nodes: Sequence[str],
+    log_dir: Path,
+    job: str,
+    attempt: int,
+    grace_s: float,
+    look: Callable[[], None],
 ) -> StepEnd:
     """Run to the end. When some processes have ended and for `grace_s` no other follows, the rest is killed: a last
-    save may take that long, but after a failure there is none, and the wait is short."""
+    save may take that long, but after a failure there is none, and the wait is short. `look` is called now and then."""
     port = int(os.environ.get("MASTER_PORT") or port_of(job, attempt))
     environ = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
     argv = training_argv(training, nodes, log_dir, port)
     log_dir.mkdir(parents=True)
     with _on_console(log_dir / "rank-0.log"):
         srun = subprocess.Popen(argv, env={**environ, "MASTER_PORT": str(port)}, stdin=subprocess.DEVNULL)
-        code = _wait(srun, log_dir, job, grace_s)
+        code = _wait(srun, log_dir, job, grace_s, look)
     codes, where = read_exits(log_dir)
     return StepEnd(codes, where, code)
 
 
-def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float) -> int:
+def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float, look: Callable[[], None]) -> int:
     told, told_at = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return srun.wait(_LOOK_EVERY_S)
+        look()
         codes, _ = read_exits(log_dir)
         if len(codes) > told:
             told, told_at = len(codes), time.monotonic()

@@ -7,6 +7,7 @@ job without the nodes that failed, go back to the queue, or give up. All of it i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from launch.slurm.step import Training
 from megatron_seed.runtime import exit_codes
 
 GAVE_UP = 1
+_WORDS = {"finished": "finished", "gave_up": "given up", "cancelled": "cancelled"}
 _BETWEEN_ATTEMPTS_S = 2.0
 _UNTIL_SLURM_ENDS_THE_JOB_S = 120.0
 
@@ -69,24 +71,28 @@ class Supervisor:
         self.faulty: dict[str, str] = {}
         """Nodes that are left out, and why."""
         self.terminated = False
+        """Slurm ends the job."""
+        self.at_limit: bool | None = None
+        """For its time limit; None before that was asked."""
+        self.requeued = False
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._terminate)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         self._note("started", restarts=restarts, nodes=os.environ["SLURM_JOB_NODELIST"])
-        while True:
-            ended = verdict(self.history.events())
-            if ended:
-                self._say(f"nothing to do: the run has {ended['event'].replace('_', ' ')}")
-                return 0 if ended["event"] == "finished" else GAVE_UP
+        while not (ended := verdict(self.history.events())):
             now = self._attempt()
+            if verdict(self.history.events()):  # cancelled meanwhile
+                continue
             if self.terminated:
-                now = self._terminated(now)
+                now = dataclasses.replace(now, terminated=True, time_limit=self._is_time_limit())
             decision = decide(now, self.rules)
             self._say(f"{decision.act.value}: {decision.why}")
             if decision.act is not Act.AGAIN:
                 return self._end(decision)
             time.sleep(_BETWEEN_ATTEMPTS_S)
+        self._say(f"nothing more to do: the run was {_WORDS[ended['event']]}")
+        return 0 if ended["event"] == "finished" else GAVE_UP
 
     def _attempt(self) -> Situation:
         """Train once, on as many good nodes as the recipe can use."""
@@ -109,12 +115,12 @@ class Supervisor:
         self._say(f"attempt {number} on {', '.join(chosen)}, from step {saved}; logs of all ranks are in {logs}")
         self._say(step.told(self.training, chosen))
         self._note("attempt", attempt=number, nodes=list(chosen), saved=saved)
-        result = step.run_training(self.training, chosen, logs, self.job, number, self.options.grace_s)
+        result = step.run_training(self.training, chosen, logs, self.job, number, self.options.grace_s, self._look)
         end = read_end(result.codes, len(chosen) * self.training.processes, result.srun_code)
         if end.outcome not in ("done", "stopped") and not self.terminated:
             self._find_faulty(chosen, result, began)
         left = [node for node in good if node not in self.faulty]
-        stopped_by_others = self.terminated and control.job_reason(self.job) != "TimeLimit"
+        stopped_by_others = self.terminated and not self._is_time_limit()
         now = saved_step(self.run_dir)
         went_well = end.outcome == "done" or (end.outcome == "stopped" and now > saved)
         failed = not went_well and not stopped_by_others
@@ -125,10 +131,16 @@ class Supervisor:
         failures = failures_in_a_row(self.history.events(), saved)
         return Situation(end, nodes_left, [failure["why"] for failure in failures], faulty=self.faulty)
 
-    def _terminated(self, now: Situation) -> Situation:
-        """Slurm ends the job; whether for its time limit makes a difference."""
-        limit = control.job_reason(self.job) == "TimeLimit"
-        return Situation(now.end, now.nodes_left, now.failures, True, limit, now.faulty)
+    def _is_time_limit(self) -> bool:
+        """Whether it is for the time limit that Slurm ends the job. What Slurm says later is another thing."""
+        if self.at_limit is None:
+            self.at_limit = control.job_reason(self.job) == "TimeLimit"
+        return self.at_limit
+
+    def _look(self) -> None:
+        """At the time limit there are seconds left, and the last save may take all of them."""
+        if self.terminated and self.rules.at_time_limit == "requeue" and self._is_time_limit() and not self.requeued:
+            self._requeue("the time limit")
 
     def _good_nodes(self, candidates: Sequence[str]) -> tuple[list[str], str]:
         """Those that are fit, and why nothing can be said of any: what all of several nodes fail is no node's fault."""
@@ -168,23 +180,25 @@ class Supervisor:
                 self._cancel_others()
                 return GAVE_UP
             case Act.REQUEUE:
-                return self._requeue(decision)
+                return exit_codes.STOPPED_EARLY if self.requeued or self._requeue(decision.why) else GAVE_UP
             case _:
                 self._note("left", why=decision.why)
                 return exit_codes.STOPPED_EARLY
 
-    def _requeue(self, decision: Decision) -> int:
-        self._note("requeued", why=decision.why, without=list(self.faulty))
+    def _requeue(self, why: str) -> bool:
+        """Back to the queue; when Slurm has taken it, it ends this job's processes."""
+        self._note("requeued", why=why, without=list(self.faulty))
         try:
             control.requeue(self.job, list(self.faulty))
         except control.SlurmError as error:
             self._note("left", why=f"the job could not be requeued: {error}")
             self._say(f"the job could not be requeued: {error}")
-            return GAVE_UP
+            return False
+        self.requeued = True
         deadline = time.monotonic() + _UNTIL_SLURM_ENDS_THE_JOB_S
         while not self.terminated and time.monotonic() < deadline:
             time.sleep(0.2)
-        return exit_codes.STOPPED_EARLY
+        return True
 
     def _cancel_others(self) -> None:
         """Jobs of this run that still wait have nothing to do."""

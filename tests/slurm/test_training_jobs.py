@@ -61,7 +61,7 @@ def whole(kept: dict[str, TrainingRun], new_run: Callable[..., TrainingRun]) -> 
     if "whole" not in kept:
         kept["whole"] = new_run("whole")
         with closed(kept["whole"].cluster):
-            kept["whole"].submit()
+            kept["whole"].submit(chain=2)
             kept["whole"].recipe.write_text("not: a recipe")
         kept["whole"].wait_until_finished()
     return kept["whole"]
@@ -69,6 +69,7 @@ def whole(kept: dict[str, TrainingRun], new_run: Callable[..., TrainingRun]) -> 
 
 def test_two_nodes(whole: TrainingRun) -> None:
     assert whole.step == STEPS
+    whole.wait(lambda: whole.state(whole.jobs[1]) == "CANCELLED", "the end of the job that has nothing to do")
     (attempt,) = whole.named("attempt")
     assert len(attempt["nodes"]) == 2
     logs = whole.run_dir / "launch" / "logs" / "attempt-0001"
@@ -125,20 +126,27 @@ def test_time_limits(new_run: Callable[..., TrainingRun]) -> None:
 
 
 @pytest.fixture
-def without_n2(on_cluster: Cluster) -> Callable[[], None]:
-    """Cuts n2 off; it is back when the test is over."""
-    yield lambda: on_cluster.kill_node("n2")
-    on_cluster.start_node("n2")
+def cut_off(on_cluster: Cluster) -> Iterator[Callable[[str], None]]:
+    """Cuts a node off; it is back when the test is over."""
+    lost: list[str] = []
+
+    def cut(node: str) -> None:
+        lost.append(node)
+        on_cluster.kill_node(node)
+
+    yield cut
+    for node in lost:
+        on_cluster.start_node(node)
     on_cluster.wait_until_idle()
 
 
 def test_lost_node_with_a_spare(
-    new_run: Callable[..., TrainingRun], whole: TrainingRun, without_n2: Callable[[], None]
+    new_run: Callable[..., TrainingRun], whole: TrainingRun, cut_off: Callable[[str], None]
 ) -> None:
     run = new_run("spared")
     run.submit(spare_nodes=1)
     run.wait_until_saved(EVERY)
-    without_n2()
+    cut_off("n2")
     run.wait_until_finished()
     assert run.restarts(run.jobs[0]) == 0
     first, second = run.named("attempt")
@@ -150,25 +158,40 @@ def test_lost_node_with_a_spare(
 
 
 def test_lost_node_without_a_spare(
-    new_run: Callable[..., TrainingRun], whole: TrainingRun, without_n2: Callable[[], None]
+    new_run: Callable[..., TrainingRun], whole: TrainingRun, cut_off: Callable[[str], None]
 ) -> None:
     run = new_run("unspared")
     run.submit()
     run.wait_until_saved(EVERY)
-    without_n2()
+    cut_off("n2")
     run.wait_until_finished()
     assert run.restarts(run.jobs[0]) == 1
     assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n1", "n3"]]
     assert same_end(run, whole)
 
 
+def test_lost_first_node(
+    new_run: Callable[..., TrainingRun], whole: TrainingRun, cut_off: Callable[[str], None]
+) -> None:
+    """The supervisor was on it, so that Slurm itself has to start the job again."""
+    run = new_run("headless")
+    run.submit(spare_nodes=1, min_nodes=2)
+    run.wait_until_saved(EVERY)
+    cut_off("n1")
+    run.wait_until_finished()
+    assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n2", "n3"]]
+    assert run.restarts(run.jobs[0]) == 1
+    assert "the node that watched it was lost" not in read_status(run.run_dir).state
+    assert same_end(run, whole)
+
+
 def test_fewer_nodes_where_the_recipe_allows_it(
-    new_run: Callable[..., TrainingRun], without_n2: Callable[[], None]
+    new_run: Callable[..., TrainingRun], cut_off: Callable[[str], None]
 ) -> None:
     run = new_run("fewer")
     run.submit(["layout.tensor_parallel=1"], min_nodes=1)
     run.wait_until_saved(EVERY)
-    without_n2()
+    cut_off("n2")
     run.wait_until_finished()
     assert [attempt["nodes"] for attempt in run.named("attempt")] == [["n1", "n2"], ["n1"]]
     assert run.step == len(run.losses) == STEPS and run.restarts(run.jobs[0]) == 0
@@ -188,11 +211,13 @@ def test_node_whose_replica_differs(new_run: Callable[..., TrainingRun], tmp_pat
 
 def test_cancel_saves_first(new_run: Callable[..., TrainingRun], whole: TrainingRun) -> None:
     run = new_run("cancelled")
-    run.submit(chain=2)
+    run.submit()
     run.wait_until_saved(EVERY)
-    assert read_status(run.run_dir).state == f"running (job {run.jobs[0]})"
-    assert cancel_run(run.run_dir, now=False) == {run.jobs[0]: "told to save and end", run.jobs[1]: "cancelled"}
-    run.wait(lambda: not read_status(run.run_dir).jobs, "the end of both jobs")
+    (job,) = run.jobs
+    assert read_status(run.run_dir).state == f"running (job {job})"
+    assert cancel_run(run.run_dir, now=False) == {job: "told to save and end"}
+    run.wait(lambda: not read_status(run.run_dir).jobs, "the end of the job")
+    assert run.restarts(job) == 0 and not run.named("requeued")
     assert saved_step(run.run_dir) == run.step > EVERY
     assert read_status(run.run_dir).state == "cancelled"
     run.submit()
