@@ -167,8 +167,7 @@ def select(
 ) -> None:
     """Decide which documents are trained on and which are held out."""
     from data_prep.engines.choose import make_engine
-    from data_prep.report.terminal import steps
-    from data_prep.select import load_config
+    from data_prep.select import describe, load_config
     from data_prep.select import select as run
     from data_prep.selection_rules import rule_of
 
@@ -187,7 +186,7 @@ def select(
         result = run(
             corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
         )
-    first, *more = steps(result)
+    first, *more = describe(result)
     typer.echo("\n".join([f"{corpus}: {first}", *more]))
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "HeldOut",
     "Rule",
     "SelectionConfig",
+    "describe",
     "load_config",
     "read_selection",
     "select",
@@ -118,6 +119,25 @@ def read_selection(corpus: Path, name: str) -> dict[str, Any]:
     if not current or not _complete(corpus, name, selection):
         raise DataError(f"{corpus}: selection {name!r} is unfinished or older than the documents; run `data select`")
     return selection
+
+
+def describe(selection: dict[str, Any]) -> list[str]:
+    """A selection as lines to print: what is left, and what each rule dropped."""
+    left = selection["left"]
+    lines = [
+        f"selection {selection['name']}: {left['train']['documents']:,} documents to train on, "
+        f"{left['held_out']['documents']:,} held out, of {selection['documents_in']['documents']:,}"
+    ]
+    for step in selection["dropped"]:
+        line = f"  {step['rule']} dropped {step['documents']:,} ({step['size_bytes'] / 1e6:,.2f} MB)"
+        if step["alone"]:
+            line += f", alone {step['alone']['documents']:,}"
+        if step.get("without"):
+            line += f"; {step['without']:,} have no number to judge by"
+        lines.append(line)
+    if selection["rules_left_out"]:
+        lines.append(f"  left out, since nothing was annotated for them: {', '.join(selection['rules_left_out'])}")
+    return lines
 
 
 def _same_hashes(selection: dict[str, Any], held_out: HeldOut) -> bool:

@@ -124,15 +124,17 @@ def _take_lowest(tables: Tables, k: int) -> None:
         return f"{place} <= floor(count(*) OVER (PARTITION BY {group}) * _share_{k})"
 
     tables.database.execute(
-        f"CREATE TABLE ranked AS SELECT * EXCLUDE (_per_{k}, _share_{k}), "
-        f"_has AND {lowest(f'_per_{k}, _share_{k}, _has')} AS alone_{k}, "
-        f"_has AND NOT _gone AND {lowest(f'_per_{k}, _share_{k}, _has AND NOT _gone')} AS _drops_{k} "
-        f"FROM (SELECT *, number_{k} IS NOT NULL AS _has, ({before}) AS _gone FROM judged)"
+        f"CREATE TABLE ranked AS SELECT _shard, _row, {lowest(f'_per_{k}, _share_{k}')} AS alone_{k}, "
+        f"NOT _gone AND {lowest(f'_per_{k}, _share_{k}, _gone')} AS _drops_{k} "
+        f"FROM (SELECT _shard, _row, id, number_{k}, _per_{k}, _share_{k}, {before} AS _gone FROM judged "
+        f"WHERE number_{k} IS NOT NULL)"
     )
-    tables.database.execute("DROP TABLE judged")
-    tables.database.execute("ALTER TABLE ranked DROP COLUMN _has")
-    tables.database.execute("ALTER TABLE ranked DROP COLUMN _gone")
-    tables.database.execute("ALTER TABLE ranked RENAME TO judged")
+    tables.database.execute(
+        f"CREATE TABLE more AS SELECT judged.* EXCLUDE (_per_{k}, _share_{k}), "
+        f"coalesce(alone_{k}, false) AS alone_{k}, coalesce(_drops_{k}, false) AS _drops_{k} "
+        "FROM judged LEFT JOIN ranked USING (_shard, _row)"
+    )
+    tables.database.execute("DROP TABLE judged; DROP TABLE ranked; ALTER TABLE more RENAME TO judged")
 
 
 def find_families(tables: Tables) -> bool:

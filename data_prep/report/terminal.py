@@ -51,25 +51,6 @@ def _drops(report: dict[str, Any]) -> Table:
     return table
 
 
-def steps(selection: dict[str, Any]) -> list[str]:
-    """A selection in a few lines: what is left, and what each rule dropped."""
-    left = selection["left"]
-    lines = [
-        f"selection {selection['name']}: {left['train']['documents']:,} documents to train on, "
-        f"{left['held_out']['documents']:,} held out, of {selection['documents_in']['documents']:,}"
-    ]
-    for step in selection["dropped"]:
-        line = f"  {step['rule']} dropped {step['documents']:,} ({_megabytes(step['size_bytes'])} MB)"
-        if step["alone"]:
-            line += f", alone {step['alone']['documents']:,}"
-        if step.get("without"):
-            line += f"; {step['without']:,} have no number to judge by"
-        lines.append(line)
-    if selection["rules_left_out"]:
-        lines.append(f"  left out, since nothing was annotated for them: {', '.join(selection['rules_left_out'])}")
-    return lines
-
-
 def _waterfall(selection: dict[str, Any]) -> Table:
     columns = ("step", "documents", "MB of text", "alone", "MB", "repositories")
     table = _table(f"Selection {selection['name']}", *columns, numbers=5)
