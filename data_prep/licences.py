@@ -6,7 +6,18 @@ licences name others further down (GPL-3.0 the AGPL and the LGPL). What no row k
 
 import re
 
-_NOISE = re.compile(r"[\s*#/;%!|<>\-]+(?:rem |dnl )?|[\"'`]")
+_NOISE = re.compile(r"[\s*#/;%!|<>\-]+(?:rem |dnl )?")
+_QUOTE = "\0"  # stands for any quote while noise is removed; text holds no other
+_TELLING = (
+    "licen",
+    "permission",
+    "redistribution",
+    "general public",
+    "attribution",
+    "unencumbered",
+    "universal",
+    "altered",
+)
 _VERSION = re.compile(r"(?:version|v\.?|gplv?|lgplv?|agplv?)[ ]?([123](?:\.[0-9])?)")
 _LATER = re.compile(r"or \(?at your option\)? any later|or any later version|or later|later version")
 _GNU = {
@@ -78,7 +89,11 @@ _BY_FILE_NAME = tuple((re.compile(pattern), identifier) for pattern, identifier 
 
 def recognise(text: str) -> str | None:
     """The SPDX identifier of the licence whose notice or text comes first, or None."""
-    plain = _NOISE.sub(lambda match: "" if match[0] in "\"'`" else " ", text.lower())
+    lower = text.lower().replace('"', _QUOTE).replace("'", _QUOTE).replace("`", _QUOTE)
+    bare = lower.replace(_QUOTE, "")
+    if not any(word in bare for word in _TELLING):
+        return None
+    plain = _NOISE.sub(" ", lower).replace(_QUOTE, "")
     found = [(plain.find(phrase), row) for row, (phrase, further, _) in enumerate(_ROWS)
              if phrase in plain and all(word in plain for word in further)]  # fmt: skip
     place, row = min(found, default=(len(plain), -1))

@@ -7,6 +7,8 @@ same inputs, and every file it names has the recorded size; anything else is mad
 no rename, both are put whole, the manifest last.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -17,15 +19,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from rich.progress import Progress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_prep.engines.base import Call, Engine
 from data_prep.engines.local import LocalEngine
 from data_prep.errors import DataError
 from data_prep.leases import hold_lease
 from data_prep.storage import beside, each, is_remote, put, read_bytes, remove_file
+
+if TYPE_CHECKING:  # workers show no progress; they start faster without it
+    from rich.progress import Progress
 
 TEMPORARY_SUFFIX = ".tmp"
 LOCK_NAME = ".lock"

@@ -32,7 +32,15 @@ _MINIFIED_LANGUAGES = frozenset({"JavaScript", "CSS", "TypeScript", "HTML"})
 _ALPHANUMERIC = (string.ascii_letters + string.digits).encode()
 _DIGITS = string.digits.encode()
 _WHITE = string.whitespace.encode()
-_LITERAL = re.compile(rb'"[^"\n]*"|\'[^\'\n]*\'|\b0[xX][0-9a-fA-F]+\b|-?\b\d[\d.]*(?:[eE][+-]?\d+)?\w*')
+# A string, or a number that no letter stands before; every way to begin is one of a few bytes, which is what the search
+# for the next match is fast by.
+_LITERAL = re.compile(
+    rb"""
+      "[^"\n]*" | '[^'\n]*'
+    | [0-9](?<!\w\w)[0-9.]*(?:[eE][+-]?[0-9]+)?\w* | -[0-9][0-9.]*(?:[eE][+-]?[0-9]+)?\w*
+    """,
+    re.VERBOSE,
+)
 
 
 class Signs(Annotator):

@@ -140,7 +140,7 @@ def test_any_number_of_workers_and_any_grouping_give_the_same_bytes(corpus, enco
         for epoch in (1, 0):
             run(corpus, encoder_paths / "sentencepiece", tmp_path / "single", [rate], [epoch])
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two") == snapshot(tmp_path / "single")
-    assert len(snapshot(tmp_path / "one")) == 16
+    assert len(snapshot(tmp_path / "one")) == 20
 
 
 def test_held_out_documents_are_built_apart(corpus, encoder_paths, tmp_path):
@@ -192,6 +192,45 @@ def test_an_interrupted_build_goes_on_where_it_stopped(corpus, encoder_paths, tm
     run(corpus, tokenizer, tmp_path / "out")
     assert len(calls) - before == len(list_shards(corpus)) - 2
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
+
+
+def test_new_documents_are_encoded_alone_and_the_bytes_are_those_of_a_build_from_nothing(
+    corpus, encoder_paths, tmp_path, monkeypatch, snapshot, files, take
+):
+    tokenizer, out = encoder_paths / "byte_bpe", tmp_path / "out"
+    run(corpus, tokenizer, out, [0.5], [0, 1])
+    files(tmp_path / "src", {f"more{i}/f.py": source_text(1000 + i) for i in range(6)})
+    files(tmp_path / "src", {"repo1/src/f1.py": "changed = 1\n"})
+    (tmp_path / "src/repo3/src/f3.py").unlink()
+    take(tmp_path / "src", "folders", shard_bytes=12_000)
+    select(corpus, "main", SelectionConfig(rules=(), held_out=HeldOut(fraction=0.3)))
+    encoded, encode = {0: 0, 1: 0, 2: 0}, build_part.encode_documents
+
+    def count(encoder, plan, ids, texts):
+        for variant in plan.variants:
+            encoded[variant.epoch] += len(ids)
+        return encode(encoder, plan, ids, texts)
+
+    monkeypatch.setattr(build_part, "encode_documents", count)
+    manifests = run(corpus, tokenizer, out, [0.5], [0, 1, 2])
+    number = len(list(documents(corpus)))
+    assert encoded[2] == number and 0 < encoded[0] == encoded[1] < number
+    assert manifests == run(corpus, tokenizer, tmp_path / "fresh", [0.5], [0, 1, 2])
+    assert snapshot(out) == snapshot(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"inputs": "other", "parts": []}', '{"parts": 3}', "short"])
+def test_a_list_of_parts_that_says_nothing_is_not_believed(corpus, encoder_paths, tmp_path, snapshot, damage):
+    tokenizer, out = encoder_paths / "byte_bpe", tmp_path / "out"
+    (manifest,) = run(corpus, tokenizer, out, [0.0], [0])
+    parts = out / f"{manifest['name']}.parts.json"
+    stored = json.loads(parts.read_text())
+    short = json.dumps(stored | {"parts": stored["parts"][1:]})
+    parts.write_text(short if damage == "short" else damage)
+    select(corpus, "main", SelectionConfig(rules=(), held_out=HeldOut(fraction=0.3, seed=5)))
+    run(corpus, tokenizer, out, [0.0], [0])
+    run(corpus, tokenizer, tmp_path / "fresh", [0.0], [0])
+    assert snapshot(out) == snapshot(tmp_path / "fresh")
 
 
 def test_a_text_that_several_builds_need_is_encoded_once(encoder_paths):
