@@ -13,6 +13,7 @@ DATA = [
     "numba",
     "pyarrow",
     "pygit2",
+    "scipy",
     "tenacity",
     "tree-sitter>=0.25",
     "tree-sitter-language-pack>=0.13,<1",  # from 1.0 on grammars are fetched from the network when first used
@@ -30,7 +31,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_seed*", "tokenizer*", "data_prep*", "launch*"]),
     package_data={
-        "data_prep": ["annotators/*.json", "oracle/*.j2", "oracle/prompts/*.yaml", "report/*.j2", "report/*.css"],
+        "data_prep": [
+            "annotators/*.json",
+            "oracle/*.j2",
+            "oracle/prompts/*.yaml",
+            "report/*.j2",
+            "report/*.css",
+            "scorer/*.j2",
+        ],
         "launch": ["containers/*", "report/*.j2", "compare/*.j2", "compare/*.css"],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
     },

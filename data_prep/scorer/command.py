@@ -1,0 +1,127 @@
+"""`megatron-seed data score`: train a scorer on an oracle's scores, score a corpus with it, say how well it does."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from data_prep.errors import DataError
+
+app = typer.Typer(no_args_is_help=True, help="Scorers: trained on an oracle's scores, used on every file, measured.")
+
+Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
+_TIMEOUT_S = {"linear": 20.0, "llama": 600.0}
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _pair(entry: str, option: str) -> tuple[str, str]:
+    key, equals, value = entry.partition("=")
+    if not (key and equals and value):
+        raise DataError(f"{option} {entry!r}: KEY=VALUE is expected")
+    return key, value
+
+
+@app.command()
+def train(
+    corpus: Corpus,
+    oracle: Annotated[str, typer.Argument(help="Name of the oracle's scores.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the scorer.", file_okay=False)],
+    kind: Annotated[str, typer.Option(help="linear (CPU) or llama (a pretrained model).")] = "linear",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="For llama: pretrained checkpoint or run folder.", exists=True)
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="For llama: of a checkpoint that carries none.", exists=True)
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="For llama: processes to train on.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the kind's settings.")] = None,
+    held_out: Annotated[float, typer.Option(min=0, max=1, help="Share of repositories to measure on.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the held-out hash.")] = 1234,
+) -> None:
+    """Train a scorer, and measure it on repositories that it has not seen."""
+    from data_prep.scorer.train import MEASURED, read_settings, train_scorer
+
+    settings = read_settings([_pair(entry, "--set") for entry in set_ or []])
+    about = train_scorer(corpus, oracle, out, kind, settings, held_out, seed, checkpoint, tokenizer, processes)
+    left = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items() if count)
+    typer.echo(
+        f"{out}: {kind}, trained on {about['trained_on']['files']:,} files{f' ({left} left out)' if left else ''}"
+    )
+    _say(out.with_name(f"{out.name}.{MEASURED}"))
+
+
+@app.command()
+def apply(
+    corpus: Corpus,
+    scorer: Annotated[str, typer.Argument(help="Folder of a scorer, or your own module:function.")],
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0.001, help="For a batch of files; default 20, for llama 600.")
+    ] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Files given to the scorer at once.")] = 256,
+    retry_failed: Annotated[bool, typer.Option(help="Make shards again in which files failed.")] = False,
+    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=gpu.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each takes a GPU where there are any.")] = 2,
+) -> None:
+    """Score every file of a corpus: the annotation `quality`, column `score`."""
+    from data_prep.annotate import IsolationLimits, annotate
+    from data_prep.annotators.base import AnnotatorSpec
+    from data_prep.engines.choose import make_engine
+    from data_prep.scorer.base import describe_scorer
+
+    kind, place = "linear", {"scorer": scorer, "module_folder": str(Path.cwd())}
+    if ":" not in scorer:
+        kind, place = describe_scorer(Path(scorer))["kind"], {"scorer": str(Path(scorer).resolve())}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    limits = IsolationLimits(timeout_s=timeout_s or _TIMEOUT_S[kind], batch_rows=batch_rows)
+    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
+    chosen = make_engine(engine, workers, corpus / "engine", options)
+    with _progress() as progress:
+        (result,) = annotate(
+            corpus, [AnnotatorSpec.of("quality", **place)], workers, limits, progress, chosen, retry_failed
+        )
+    typer.echo(
+        f"{corpus}: quality: {result['documents']:,} files scored "
+        f"({result['shards_made']} of {result['shards']} shards made now)"
+    )
+    if result["failed"]:
+        first = result["failures"][0]
+        typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
+
+
+@app.command()
+def report(
+    corpus: Corpus,
+    scorer: Annotated[Path, typer.Argument(help="Folder of a scorer.", file_okay=False)],
+    into: Annotated[Path | None, typer.Option(help="Folder for the report; default: SCORER.report.")] = None,
+) -> None:
+    """Measure a scorer on the files that were held out when it was trained."""
+    from data_prep.scorer.train import MEASURED, report_scorer
+
+    into = into or scorer.with_name(f"{scorer.name}.{MEASURED}")
+    report_scorer(corpus, scorer, into)
+    _say(into)
+
+
+def _say(folder: Path) -> None:
+    """The numbers of a report, in two lines."""
+    measured = json.loads((folder / "report.json").read_bytes())["measured"]
+    spearman = "–" if measured["spearman"] is None else f"{measured['spearman']:.3f}"
+    typer.echo(
+        f"  on {measured['files']:,} held-out files: MAE {measured['mae']:.3f} (mean predictor "
+        f"{measured['mean_predictor_mae']:.3f}), by class {measured['class_mae']:.3f}, Spearman {spearman}"
+    )
+    typer.echo(f"  {folder / 'report.html'}")

@@ -1,0 +1,183 @@
+"""The cheap scorer: a linear model of hashed n-grams and of what each sign's value is worth, overall and by language.
+
+Signs enter as piecewise linear functions: each has knots at its quantiles, and a value counts for the two knots it lies
+between. All weights come from one least-squares fit with a ridge penalty, chosen on repositories that the fit does not
+see. Nothing of it needs a GPU, and it is the default where there is none.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file, save
+from scipy.sparse import csr_matrix, hstack
+from scipy.sparse.linalg import lsmr
+
+from data_prep.errors import DataError
+from data_prep.held_out import HeldOut
+from data_prep.scorer.features import SIGNS, features, products
+from data_prep.shards import write_atomic, write_json
+
+WEIGHTS, SETTINGS = "weights.safetensors", "linear.json"
+_SIGN_SCALE, _CROSS_SCALE = 0.2, 0.1  # signs by language are shrunk more than signs
+_ITERATIONS, _TOLERANCE = 60, 1e-4
+
+
+class LinearSettings(BaseModel):
+    """How a linear scorer is made. The values are ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    read_bytes: int = Field(1 << 16, ge=256)
+    """Of a file; what comes after is not looked at, its length is."""
+    buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 26)
+    """Of the hash table of n-grams, a power of two."""
+    knots: int = Field(12, ge=2, le=64)
+    """Of each sign."""
+    language_files: int = Field(50, ge=2)
+    """Languages with fewer scored files share one set of weights."""
+    ridge: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    """Penalties that are tried."""
+    tuning: float = Field(0.15, gt=0, lt=0.5)
+    """Share of the repositories on which they are compared."""
+
+
+@dataclass(frozen=True)
+class LinearScorer:
+    """A fitted linear scorer."""
+
+    settings: LinearSettings
+    languages: tuple[str, ...]
+    """Those with weights of their own; others share the last set."""
+    mean: float
+    hashed: np.ndarray
+    """[buckets] fp32."""
+    knots: np.ndarray
+    """[signs, knots] fp32, ascending; repeated where a sign takes few values."""
+    worth: np.ndarray
+    """[languages + 1, signs, knots] fp32: a sign's own and its language's weights, added."""
+    offsets: np.ndarray
+    """[languages + 1] fp32."""
+
+    def score(self, documents: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores from 0 to 10, fp32, of documents with `text` and `language`."""
+        sums, signs = products(_texts(documents), self.settings.read_bytes, self.hashed)
+        groups = _groups(documents, self.languages)
+        places, shares = _between(signs, self.knots)
+        columns = np.arange(len(SIGNS))
+        for step, share in ((0, 1 - shares), (1, shares)):
+            sums = sums + (self.worth[groups[:, None], columns, places + step] * share).sum(axis=1)
+        return np.clip(sums + self.offsets[groups] + self.mean, 0.0, 10.0).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        arrays = {name: getattr(self, name) for name in ("hashed", "knots", "worth", "offsets")}
+        write_atomic(folder / WEIGHTS, lambda stream: stream.write(save(arrays)))
+        about = {"signs": SIGNS, "languages": self.languages, "mean": self.mean, "settings": self.settings.model_dump()}
+        write_json(folder / SETTINGS, about)
+
+    @classmethod
+    def load(cls, folder: Path) -> "LinearScorer":
+        about = json.loads((folder / SETTINGS).read_bytes())
+        if tuple(about["signs"]) != SIGNS:
+            raise DataError(f"{folder}: made by another version, which looked at other signs; train it again")
+        settings = LinearSettings.model_validate(about["settings"])
+        return cls(settings, tuple(about["languages"]), about["mean"], **load_file(folder / WEIGHTS))
+
+
+def fit(
+    documents: Sequence[Mapping[str, Any]], scores: np.ndarray, settings: LinearSettings, seed: int
+) -> tuple[LinearScorer, dict[str, Any]]:
+    """Fits a scorer to documents with `text`, `language` and `repository`; also what was tried and chosen."""
+    counts = Counter(document["language"] for document in documents)
+    languages = tuple(sorted(name for name, count in counts.items() if count >= settings.language_files))
+    columns, values, offsets, signs = features(_texts(documents), settings.read_bytes, settings.buckets)
+    knots = _knots(signs, settings.knots)
+    hashed = csr_matrix((values, columns, offsets), shape=(len(documents), settings.buckets))
+    groups = _groups(documents, languages)
+    design = hstack([hashed, *_sign_blocks(signs, knots, groups, len(languages) + 1)]).tocsr()
+    split = HeldOut(fraction=settings.tuning, seed=seed)
+    tuning = np.array([split.holds_out(f"tuning:{document['repository']}") for document in documents])
+    tried = _try_penalties(design, scores, tuning, settings.ridge)
+    chosen = min(tried, key=tried.__getitem__) if tried else settings.ridge[len(settings.ridge) // 2]
+    mean = float(np.mean(scores))
+    parts = _unpack(_solve(design, scores - mean, chosen), settings.buckets, knots.shape, len(languages) + 1)
+    return LinearScorer(settings, languages, mean, knots=knots, **parts), {
+        "ridge": chosen,
+        "tuning_mae": {str(penalty): error for penalty, error in tried.items()},
+    }
+
+
+def _texts(documents: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    return [document["text"].encode("utf-8", "surrogatepass") for document in documents]
+
+
+def _groups(documents: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> np.ndarray:
+    """Which set of language weights each document has."""
+    numbers = {language: number for number, language in enumerate(languages)}
+    return np.array([numbers.get(document["language"], len(numbers)) for document in documents], np.int64)
+
+
+def _knots(signs: np.ndarray, count: int) -> np.ndarray:
+    return np.ascontiguousarray(np.quantile(signs, np.linspace(0, 1, count), axis=0).T.astype(np.float32))
+
+
+def _between(signs: np.ndarray, knots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each sign of each file: the knot below it (never the last) and how far it is to the next, from 0 to 1."""
+    places, shares = np.empty(signs.shape, np.int64), np.empty(signs.shape, np.float32)
+    for sign, own in enumerate(knots):
+        place = np.clip(np.searchsorted(own, signs[:, sign], side="right") - 1, 0, len(own) - 2)
+        width = own[place + 1] - own[place]
+        share = (signs[:, sign] - own[place]) / np.where(width > 0, width, 1)
+        places[:, sign], shares[:, sign] = place, np.clip(share, 0, 1)
+    return places, shares
+
+
+def _sign_blocks(signs: np.ndarray, knots: np.ndarray, groups: np.ndarray, languages: int) -> list[csr_matrix]:
+    """Signs for all languages, signs by language, and the languages themselves."""
+    files, (count, width) = len(signs), knots.shape
+    places, shares = _between(signs, knots)
+    own = np.arange(count) * width + places
+    columns = np.stack([own, own + 1], axis=2).reshape(files, -1)
+    values = np.stack([1 - shares, shares], axis=2).reshape(files, -1)
+    bounds = np.arange(files + 1) * columns.shape[1]
+    by_language = columns + (groups * count * width)[:, None]
+    return [
+        csr_matrix((_SIGN_SCALE * values.ravel(), columns.ravel(), bounds), shape=(files, count * width)),
+        csr_matrix(
+            (_CROSS_SCALE * values.ravel(), by_language.ravel(), bounds), shape=(files, languages * count * width)
+        ),
+        csr_matrix((np.ones(files, np.float32), groups, np.arange(files + 1)), shape=(files, languages)),
+    ]
+
+
+def _try_penalties(
+    design: csr_matrix, scores: np.ndarray, tuning: np.ndarray, penalties: Sequence[float]
+) -> dict[float, float]:
+    """Mean absolute error on the tuning files by penalty; nothing where there are too few to tell."""
+    if len(penalties) == 1 or min(tuning.sum(), (~tuning).sum()) < 20:
+        return {}
+    seen, known, unseen = design[~tuning], scores[~tuning], design[tuning]
+    errors = {}
+    for penalty in penalties:
+        predicted = unseen @ _solve(seen, known - known.mean(), penalty) + known.mean()
+        errors[penalty] = float(np.abs(np.clip(predicted, 0, 10) - scores[tuning]).mean())
+    return errors
+
+
+def _solve(design: csr_matrix, target: np.ndarray, penalty: float) -> np.ndarray:
+    target = target.astype(np.float64)
+    return lsmr(design, target, damp=penalty, atol=_TOLERANCE, btol=_TOLERANCE, maxiter=_ITERATIONS)[0]
+
+
+def _unpack(weights: np.ndarray, buckets: int, shape: tuple[int, int], languages: int) -> dict[str, np.ndarray]:
+    """The scorer's arrays, of the weights in the order of the design's columns."""
+    count = shape[0] * shape[1]
+    bounds = np.cumsum([buckets, count, languages * count])
+    hashed, signs, crossed, offsets = np.split(weights.astype(np.float32), bounds)
+    worth = _SIGN_SCALE * signs.reshape(1, *shape) + _CROSS_SCALE * crossed.reshape(languages, *shape)
+    return {"hashed": hashed, "worth": worth.astype(np.float32), "offsets": offsets}
