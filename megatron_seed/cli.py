@@ -258,6 +258,27 @@ def declare(
         typer.echo(f"{prefix}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens")
 
 
+@data_app.command("verify")
+def verify_builds(
+    prefixes: Annotated[
+        list[Path], typer.Argument(help="Builds, by prefix or by one of their files.", metavar="PREFIX...")
+    ],
+) -> None:
+    """Hold every byte of builds against their manifests; exit code 1 when something is damaged."""
+    from megatron_seed.data.verify import find_damage
+
+    named = list(dict.fromkeys(path.with_suffix("") if path.suffix in (".bin", ".idx") else path for path in prefixes))
+    binaries = [path for path in (Path(f"{prefix}.bin") for prefix in named) if path.is_file()]
+    damaged = 0
+    with _bars() as bars:
+        task = bars.add_task("reading tokens", total=sum(path.stat().st_size for path in binaries))
+        for prefix in named:
+            damage = find_damage(prefix, lambda size_bytes: bars.advance(task, size_bytes))
+            damaged += damage is not None
+            typer.echo(f"{prefix}: good" if damage is None else f"damaged: {damage}")
+    raise typer.Exit(1 if damaged else 0)
+
+
 @data_app.command()
 def index(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],

@@ -255,7 +255,7 @@ def read_model_config(checkpoint: Path | str) -> ModelConfig:
         return load_recipe(recipe).model
     try:
         return ModelConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())

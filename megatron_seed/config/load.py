@@ -41,10 +41,10 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Raises SeedError with file, line and key; an unknown key comes with the nearest known one.
     """
     path = _find(recipe)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise SeedError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")

@@ -156,5 +156,5 @@ def open_builds(
     """
     builds = [IndexedTokens.open(prefix, thorough) for prefix in source.builds]
     for build in builds:
-        check_manifest(build, vocab_size, fim)
+        check_manifest(build, vocab_size, fim, thorough)
     return builds

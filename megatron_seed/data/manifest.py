@@ -28,6 +28,10 @@ class Infilling(Part):
     rate: float
 
 
+class File(Part):
+    sha256: str
+
+
 class BuildManifest(Part):
     """What a run needs of the manifest that `data build` or `data declare` wrote."""
 
@@ -39,6 +43,12 @@ class BuildManifest(Part):
     """UTF-8 bytes of source text, where known."""
     declared: bool = False
     """Written by `data declare`, for files that were made elsewhere."""
+    files: dict[str, File] = {}
+    """By name, when they were written; they may have been renamed together since."""
+
+    def digest_of(self, suffix: str) -> str | None:
+        """SHA-256 (hex) of the `.bin` or of the `.idx`."""
+        return next((file.sha256 for name, file in self.files.items() if name.endswith(suffix)), None)
 
 
 def manifest_path(prefix: Path | str) -> Path:
@@ -58,11 +68,12 @@ def read_manifest(prefix: Path | str) -> BuildManifest | None:
         raise SeedError(f"{path}: not the manifest of a build: {place + ': ' if place else ''}{first['msg']}") from None
 
 
-def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | None) -> None:
+def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | None, thorough: bool = False) -> None:
     """Hold a build's manifest against the files and against what the run expects (None: expects nothing).
 
-    Raises SeedError naming the build; also for one without a manifest, when a `vocab_size` is expected: nothing then
-    says that its ids are those of the run's tokenizer.
+    `thorough` takes the digest of the index, of which a flipped bit can leave another that fits. Raises SeedError naming
+    the build; also for one without a manifest, when a `vocab_size` is expected: nothing then says that its ids are those
+    of the run's tokenizer.
     """
     manifest, prefix = read_manifest(build.prefix), build.prefix
     if manifest is None:
@@ -78,6 +89,9 @@ def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | No
             f"{prefix}: holds {there[0]} tokens in {there[1]} documents, but its manifest is of {expected[0]} in "
             f"{expected[1]}; it belongs to other files"
         )
+    digest = manifest.digest_of(".idx") if thorough else None
+    if digest is not None and digest != build.index_digest:
+        raise SeedError(f"{prefix}.idx: does not have the digest it was written with: damaged, or of another build")
     made_for, rate = manifest.tokenizer.vocab_size, manifest.fim.rate
     if vocab_size is not None and made_for > vocab_size:
         raise SeedError(f"{prefix}: built with a tokenizer of {made_for} ids, but model.vocab_size is {vocab_size}")

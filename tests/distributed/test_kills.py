@@ -24,11 +24,11 @@ LOST = 5
 class Job:
     """A training job of two processes under torchrun, in a process group of its own."""
 
-    def __init__(self, recipe: Path) -> None:
+    def __init__(self, recipe: Path, *overrides: str) -> None:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         self.run_dir = recipe.with_suffix("")
         self.process = subprocess.Popen(
-            [*launcher, "-m", "megatron_seed.train", str(recipe)],
+            [*launcher, "-m", "megatron_seed.train", str(recipe), *overrides],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
             stdout=subprocess.DEVNULL,

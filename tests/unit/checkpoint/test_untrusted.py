@@ -140,6 +140,39 @@ def test_code_is_refused_and_not_run(small_run: Callable[..., SmallRun], attack:
     assert not marker.exists()
 
 
+def test_no_file_is_run_whatever_stands_in_it(small_run: Callable[..., SmallRun], tmp_path: Path) -> None:
+    """Each file in turn is nothing but a payload, as a pickle and as torch writes it, under a manifest that says so."""
+    from megatron_seed.train.resume import find_start, load_start
+
+    run, marker = small_run(), tmp_path / "executed"
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    made = run.recipe.model_copy(update={"tokenizer": tmp_path / "tokenizer"})
+    run.recipe = made
+    saver = run.saver()
+    saver.save(Progress(step=5))
+    saver.finish()
+    checkpoint = layout.step_dir(run.recipe.run_dir, 5)
+    shutil.copytree(checkpoint, tmp_path / "whole")
+    refused = []
+    for name in [*manifest.list_files(checkpoint), manifest.NAME]:
+        for content in (pickle.dumps(Payload(marker)), saved(Payload(marker))):
+            shutil.rmtree(checkpoint)
+            shutil.copytree(tmp_path / "whole", checkpoint)
+            (checkpoint / name).write_bytes(content)
+            if name != manifest.NAME:
+                manifest.write_manifest(checkpoint)
+            try:
+                where = find_start(run.recipe, run.groups)
+                load_start(where, run.recipe, run.models, run.optimizer, run.groups)
+            except SeedError as error:
+                refused.append(name)
+                assert "\n" not in str(error)
+            assert not marker.exists()
+    read = {".metadata", "__0_0.distcp", "common.pt", "model.yaml", "recipe.yaml", "state.json", "manifest.json"}
+    assert set(refused) == read, "what is not refused is not read"
+
+
 def test_the_payload_would_have_run(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     pickle.loads(pickle.dumps(Payload(marker)))

@@ -34,7 +34,7 @@ phases:
 def recipe_file(tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str) -> Path:
         path = tmp_path / "recipe.yaml"
-        path.write_text(text)
+        path.write_text(text, errors="surrogateescape")
         return path
 
     return write
@@ -67,6 +67,7 @@ def test_a_dumped_recipe_loads_to_the_same_value(recipe_file: Callable[[str], Pa
         (RECIPE, ["tokens"], "write it as key=value"),
         ("[1, 2]", [], "a recipe is a mapping"),
         ("a: [", [], "not YAML"),
+        ("name: \udcff", [], "recipe.yaml: not YAML"),
         (RECIPE.replace("name: small\n", ""), [], "name is missing"),
     ],
 )
