@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -14,6 +15,7 @@ from data_prep.report.formats import count, decimal
 from data_prep.report.svg import DROP, HELD_OUT, INK, LEVEL, LINE, MUTED, TRAIN, render
 
 MOST_LANGUAGES = 14
+HISTOGRAMS = 12
 _FATES = {"kept": (TRAIN, "kept"), "rule": (HELD_OUT, "dropped for this score"), "other": (DROP, "dropped otherwise")}
 
 
@@ -30,14 +32,7 @@ def _draw_score(score: Mapping[str, Any], figure: Figure, narrow: bool) -> None:
     bare(axes)
     axes.grid(axis="y", color=LINE, linewidth=1)
     axes.set_axisbelow(True)
-    edges = np.linspace(score["low"], score["high"], len(score["bins"]["kept"]) + 1)
-    below = np.zeros(len(edges) - 1)
-    for fate, (colour, label) in _FATES.items():
-        bars = np.array(score["bins"][fate])
-        if bars.any():
-            width = (edges[1] - edges[0]) * 0.88
-            axes.bar((edges[1:] + edges[:-1]) / 2, bars, width, bottom=below, color=colour, label=label)
-            below += bars
+    top = _stack(axes, score["bins"], score["low"], score["high"])
     axes.set_xlim(score["low"], score["high"])
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10))
@@ -46,7 +41,45 @@ def _draw_score(score: Mapping[str, Any], figure: Figure, narrow: bool) -> None:
     axes.set_ylabel("documents")
     columns = 1 if narrow else 3
     axes.legend(loc="upper left", ncols=columns, frameon=False, handlelength=1, handleheight=1, columnspacing=1.4)
-    axes.set_ylim(0, max(1.0, below.max()) * (1.42 if narrow else 1.16))
+    axes.set_ylim(0, top * (1.42 if narrow else 1.22))
+
+
+def _stack(axes: Axes, bins: Mapping[str, Sequence[int]], low: float, high: float) -> float:
+    """Bars of what became of documents, one upon the other; their greatest height, at least 1."""
+    edges = np.linspace(low, high, len(bins["kept"]) + 1)
+    below = np.zeros(len(edges) - 1)
+    for fate, (colour, label) in _FATES.items():
+        bars = np.array(bins[fate])
+        if bars.any():
+            width = (edges[1] - edges[0]) * 0.88
+            axes.bar((edges[1:] + edges[:-1]) / 2, bars, width, bottom=below, color=colour, label=label)
+            below += bars
+    return max(1.0, below.max())
+
+
+def histograms_chart(number: int, score: Mapping[str, Any]) -> dict[str, Markup] | None:
+    """A small histogram for each of the largest languages. None for a single language."""
+    languages = score["languages"][:HISTOGRAMS]
+    if len(languages) < 2:
+        return None
+    text = "; ".join(f"{row['language']}: {count(row['documents'])} documents" for row in languages)
+    heights = {"wide": 118 * -(-len(languages) // 4) + 14, "narrow": 118 * -(-len(languages) // 2) + 14}
+    title = f"Documents by {score['column']}, for each language"
+    return render(f"histograms-{number}", title, text, heights, partial(_draw_histograms, score, languages))
+
+
+def _draw_histograms(score: Mapping[str, Any], languages: Sequence[Any], figure: Figure, narrow: bool) -> None:
+    columns = 2 if narrow else 4
+    grid = figure.subplots(-(-len(languages) // columns), columns, squeeze=False).ravel()
+    for axes, entry in zip(grid, languages, strict=False):
+        bare(axes)
+        top = _stack(axes, entry["bins"], score["low"], score["high"])
+        axes.set(xlim=(score["low"], score["high"]), ylim=(0, top * 1.05), yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.set_title(f"{entry['language']}  {count(entry['documents'])}", loc="left", fontsize="medium", color=INK)
+        axes.axhline(0, color=LINE, linewidth=1)
+    for axes in grid[len(languages) :]:
+        axes.set_axis_off()
 
 
 def language_chart(number: int, score: Mapping[str, Any]) -> dict[str, Markup] | None:

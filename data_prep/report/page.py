@@ -8,7 +8,7 @@ import yaml
 
 from data_prep.report.annotated import annotated, lineage
 from data_prep.report.charts import waterfall_chart
-from data_prep.report.corpus_charts import MOST_LANGUAGES, language_chart, near_chart, score_chart
+from data_prep.report.corpus_charts import MOST_LANGUAGES, histograms_chart, language_chart, near_chart, score_chart
 from data_prep.report.duplicates import duplicates
 from data_prep.report.environment import environment, parts
 from data_prep.report.numbers import corpus_report, selection_names
@@ -73,7 +73,10 @@ def render_page(facts: dict[str, Any]) -> str:
     charts = {
         "waterfall": waterfall_chart(below_cap(steps)),
         "near": near_chart(near) if near else None,
-        "scores": [(score_chart(n, score), language_chart(n, score)) for n, score in enumerate(facts["scores"])],
+        "scores": [
+            {"all": score_chart(n, score), "spread": language_chart(n, score), "each": histograms_chart(n, score)}
+            for n, score in enumerate(facts["scores"])
+        ],
     }
     selection = data["selection"]
     template = environment(Path(__file__).parent).get_template("corpus.html.j2")

@@ -80,7 +80,7 @@ def score_report(source: Source, column: str, each: int, seed: int) -> dict[str,
         "missing": missing["n"],
         "rules": judging,
         **spread.of(rows),
-        "bins": {fate: spread.coarse([row for row in rows if row["fate"] == fate]) for fate in FATES},
+        "bins": spread.coarse(rows, 50),
         "languages": spread.languages(rows),
         "examples": _examples(source, column, low, high, each, seed),
     }
@@ -89,8 +89,8 @@ def score_report(source: Source, column: str, each: int, seed: int) -> dict[str,
 class _Spread:
     """Fine bins of a range, and what is read off them."""
 
-    def __init__(self, low: float, high: float, coarse: int = 50) -> None:
-        self.low, self.high, self.bins = low, high, coarse
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
 
     def of(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         counts = [0] * _FINE
@@ -106,17 +106,21 @@ class _Spread:
             "highest_dropped": max(cut) if cut else None,
         }
 
-    def coarse(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        counts = [0] * self.bins
+    def coarse(self, rows: Sequence[Mapping[str, Any]], bins: int) -> dict[str, list[int]]:
+        """Documents in each of so many bins, by what became of them."""
+        counts = {fate: [0] * bins for fate in FATES}
         for row in rows:
-            counts[row["bin"] * self.bins // _FINE] += row["documents"]
+            counts[row["fate"]][row["bin"] * bins // _FINE] += row["documents"]
         return counts
 
     def languages(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         by_language: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_language.setdefault(row["language"], []).append(row)
-        found = [{"language": language, **self.of(group)} for language, group in by_language.items()]
+        found = [
+            {"language": language, **self.of(group), "bins": self.coarse(group, 20)}
+            for language, group in by_language.items()
+        ]
         return sorted(found, key=lambda row: (-row["documents"], row["language"]))
 
     def _quantile(self, counts: Sequence[int], share: float) -> float:
