@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numba
 import numpy as np
+from numba.cpython.unsafe.numbers import trailing_zeros
 
 _UNROLL = 8  # set members that one pass over the permutations takes in
 _FILTER = 1 << 12  # of a table of members seen last; repeated ones need no second look
@@ -140,37 +141,82 @@ def _finish(h):
 
 
 @numba.njit(nogil=True, cache=True)
+def _find_words(text, is_word_byte, edges):
+    """Where words begin and end, in turn, into `edges`; returns how many words there are.
+
+    64 bytes at a time as the bits of one number: only where words begin or end is there anything to decide.
+    """
+    blocks = len(text) // 64 + 1
+    inside = np.zeros(blocks * 64, np.uint8)  # what pads it ends a last word
+    for position in range(len(text)):
+        inside[position] = is_word_byte[text[position]]
+    eights = inside.view(np.uint64)
+    packed = np.empty(blocks * 8, np.uint8)
+    for index in range(len(packed)):  # byte k, 0 or 1, becomes bit k
+        packed[index] = np.uint8((eights[index] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+    masks = packed.view(np.uint64)
+    count = 0
+    before = np.uint64(0)
+    for block in range(blocks):
+        mask = masks[block]
+        changes = mask ^ ((mask << np.uint64(1)) | before)
+        before = mask >> np.uint64(63)
+        while changes:
+            edges[count] = block * 64 + trailing_zeros(changes)
+            count += 1
+            changes &= changes - np.uint64(1)
+    return count // 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _eight_bytes(text, at):
+    """As one number, the first byte lowest; `at` is unsigned, which makes it a single load."""
+    value = np.uint64(text[at])
+    for k in range(1, 8):
+        value |= np.uint64(text[at + np.uint64(k)]) << np.uint64(8 * k)
+    return value
+
+
+@numba.njit(nogil=True, cache=True)
+def _word_hash(text, start, end):
+    h = np.uint64(0)
+    size, at, end = np.uint64(len(text)), np.uint64(start), np.uint64(end)
+    eight = np.uint64(8)
+    while at < end:
+        left = end - at
+        if at + eight <= size:
+            part = _eight_bytes(text, at)
+            if left < eight:
+                part &= (np.uint64(1) << (left << np.uint64(3))) - np.uint64(1)
+        else:
+            part = np.uint64(0)
+            for k in range(left):
+                part |= np.uint64(text[at + np.uint64(k)]) << np.uint64(8 * k)
+        h = (h ^ part) * np.uint64(0x9FB21C651E98DF25)
+        h ^= h >> np.uint64(32)
+        at += eight
+    return h
+
+
+@numba.njit(nogil=True, cache=True)
 def _ngrams(text, n, is_word_byte, out):
     """Hashes of all n-grams in their order; returns how many. `out` has room for half as many as bytes, and two."""
-    last = np.zeros(n, np.uint64)
-    words = 0
-    count = 0
-    word = np.uint64(0)
-    inside = False
-    for position in range(len(text) + 1):
-        if position < len(text) and is_word_byte[text[position]]:
-            if not inside:
-                word = np.uint64(14695981039346656037)
-                inside = True
-            word = (word ^ np.uint64(text[position])) * np.uint64(1099511628211)
-        elif inside:
-            inside = False
-            last[words % n] = word ^ (word >> np.uint64(29))
-            words += 1
-            if words >= n:
-                total = np.uint64(0)
-                slot = words % n
-                for _ in range(n):
-                    total = total * np.uint64(0x9E3779B97F4A7C15) + last[slot]
-                    slot = slot + 1 if slot + 1 < n else 0
-                out[count] = _finish(total)
-                count += 1
-    if 0 < words < n:
-        total = np.uint64(words)
-        for slot in range(words):
-            total = total * np.uint64(0x9E3779B97F4A7C15) + last[slot]
-        out[0] = _finish(total)
-        count = 1
+    edges = np.empty(len(text) + 2, np.uint32)
+    words = _find_words(text, is_word_byte, edges)
+    if words == 0:
+        return 0
+    hashes = np.empty(words, np.uint64)
+    for word in range(words):
+        hashes[word] = _word_hash(text, edges[2 * word], edges[2 * word + 1])
+    length = min(n, words)
+    count = words - length + 1
+    first = np.uint64(words) if words < n else np.uint64(0)  # fewer than n words are another n-gram than any longer one
+    out[:count] = first
+    for place in range(length):
+        for index in range(count):
+            out[index] = out[index] * np.uint64(0x9E3779B97F4A7C15) + hashes[index + place]
+    for index in range(count):
+        out[index] = _finish(out[index])
     return count
 
 

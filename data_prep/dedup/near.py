@@ -42,8 +42,8 @@ from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_dir
 from data_prep.storage import as_path, open_parquet, read_parquet
 
 NAME = "near_dedup"
-FORMAT = "data_prep.near_dedup/1"
-SIGNATURES = "data_prep.signatures/1"
+FORMAT = "data_prep.near_dedup/2"
+SIGNATURES = "data_prep.signatures/2"
 BANDS = "bands.npy"
 _ORDER = (("stars", "descending"), ("size_bytes", "descending"), ("id", "ascending"))
 _BATCH_ROWS = 512

@@ -90,11 +90,14 @@ def find_candidates(
     order = to_numpy(take_rows(items.nodes, where, ["order"])["order"])
     sorted_ = np.lexsort((order, keys))
     keys, where, order = keys[sorted_], where[sorted_], order[sorted_]
-    parts = []
+    distinct, parts, size = np.empty(0, PAIR), [], 0
     for start in range(0, len(keys), _CHUNK):
         piece = slice(start, start + _CHUNK + comparison.neighbours)
         parts.append(_bucket_pairs(keys[piece], where[piece], order[piece], items, comparison))
-    return write_run(stream, _distinct(np.concatenate([np.empty(0, PAIR), *parts])))
+        size += len(parts[-1])
+        if size > len(distinct) + _CHUNK:  # near-equal items share many bands: each of their pairs is found many times
+            distinct, parts, size = _distinct(np.concatenate([distinct, *parts])), [], 0
+    return write_run(stream, _distinct(np.concatenate([distinct, *parts])))
 
 
 def _band_members(items: Items, key_range: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from data_prep.partitions import POOL_ROWS, Output, Runner, default_partitions
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, write_json
 from data_prep.storage import as_path, remove_folder
 
+_TASK_BYTES = 128 << 20  # that a task of a global step holds, about
+
 
 @dataclass(frozen=True)
 class Level:
@@ -113,7 +115,7 @@ def make_runner(
     documents = sum(finished_manifest(shard)["rows"] for shard in list_shards(corpus))
     if not documents:
         raise DataError(f"{corpus}: there are no documents to deduplicate")
-    needed = default_partitions(documents, row_bytes)
+    needed = default_partitions(documents, row_bytes, _TASK_BYTES)
     if documents >= POOL_ROWS:
         needed = max(needed, workers)
     return Runner(workers, partitions or needed, documents, engine, progress)
