@@ -85,6 +85,12 @@ def cancel(jobs: Sequence[str], *options: str) -> None:
         slurm("scancel", "--quiet", *options, *jobs)
 
 
+def end_steps(job: str) -> None:
+    """Kill what srun started in a job. SIGKILL for the job as a whole would end its batch script too."""
+    steps = slurm("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i").split()
+    cancel([step for step in steps if step.rpartition(".")[2].isdigit()])
+
+
 def job_states(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:
     """State and reason of those jobs that Slurm still knows."""
     if not jobs:

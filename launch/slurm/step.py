@@ -138,7 +138,7 @@ def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float, look:
 def end_step(srun: subprocess.Popen, job: str, patience_s: float = 20.0) -> int:
     """End what still runs of the job's steps; the batch script goes on."""
     with contextlib.suppress(control.SlurmError):
-        control.cancel([job], "--signal=KILL")
+        control.end_steps(job)
     for ask in (srun.terminate, srun.kill):
         with contextlib.suppress(subprocess.TimeoutExpired):
             return srun.wait(patience_s)

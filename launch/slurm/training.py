@@ -95,15 +95,19 @@ def _directives(job: TrainingJob) -> dict[str, str | int | None]:
     request, cluster = job.request, job.cluster
     counts = node_counts(job.recipe, cluster, request)
     most = request.nodes + request.spare_nodes
+    ranged = request.min_nodes is not None and counts[0] < most
     found: dict[str, str | int | None] = {
         "job-name": job_name(job.recipe.name, job.run_dir),
-        "nodes": most if counts[0] == most else f"{counts[0]}-{most}" if request.min_nodes else most,
+        "nodes": f"{counts[0]}-{most}" if ranged else most,
         "ntasks-per-node": cluster.processes,
         **dict(node_directives(cluster)),
         "output": log_pattern(_log_of(job)),
         "open-mode": "append",
         "requeue" if request.requeue else "no-requeue": None,
     }
+    if ranged:  # with tasks per node sbatch asks for those of the fewest nodes, and gets no more nodes
+        del found["ntasks-per-node"]
+        found["cpus-per-task"] = cluster.processes * (cluster.cpus_per_process or 1)
     if cluster.signal_margin_s:
         found["signal"] = f"USR1@{cluster.signal_margin_s}"
     if most > counts[0]:

@@ -6,6 +6,7 @@ sockets, ports and state are all in the folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -114,21 +115,25 @@ class Cluster:
         self._start(node, ["slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf")])
 
     def kill_node(self, node: str) -> None:
-        """As a power cut would: the daemon and every process of its jobs are gone."""
-        spool = str(self.folder / f"spool-{node}")
+        """As a power cut would: the daemon and every process of its jobs are gone, and nobody was told."""
         self._daemons.pop(node).kill()
+        steps, others = self._processes_of(node)
+        for process in [*steps, *others]:  # those first who would tell of the others
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, 9)
+
+    def _processes_of(self, node: str) -> tuple[list[int], list[int]]:
+        """Step daemons of a node, and what its jobs run."""
+        log = str(self.folder / f"slurmd-{node}.log")
+        steps, others = [], []
         for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (process / "cmdline").read_bytes().split(b"\0")
-                environ = (process / "environ").read_bytes()
-            except OSError:
-                continue
-            step = words[0].startswith(b"slurmstepd") and spool.encode() in environ + b" ".join(words)
-            if step or f"SLURMD_NODENAME={node}\0".encode() in environ:
-                try:
-                    os.kill(int(process.name), 9)
-                except ProcessLookupError:
-                    continue
+            with contextlib.suppress(OSError):  # it has ended
+                if (process / "comm").read_text() == "slurmstepd\n":
+                    if log in {os.readlink(handle) for handle in (process / "fd").iterdir()}:
+                        steps.append(int(process.name))
+                elif f"SLURMD_NODENAME={node}\0".encode() in (process / "environ").read_bytes():
+                    others.append(int(process.name))
+        return steps, others
 
     def _write_config(self) -> None:
         host = socket.gethostname().split(".")[0]

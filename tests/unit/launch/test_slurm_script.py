@@ -178,7 +178,9 @@ def test_directives_of_a_gpu_cluster(tmp_path: Path) -> None:
 def test_fewer_nodes_only_where_the_recipe_can_train_on_them(tmp_path: Path) -> None:
     recipe = load_recipe("seed_coder_8b/pretrain")  # 1,024 sequences over replicas of 8 GPUs
     made = TrainingJob(recipe, (), ClusterConfig(), Request(nodes=8, min_nodes=3), tmp_path, None)
-    assert "nodes=4-8" in directives(made)
+    found = directives(made)
+    assert "nodes=4-8" in found and "cpus-per-task=8" in found
+    assert not [line for line in found if line.startswith("ntasks")]
     assert "--nodes 4,8" in render(training_script(made))
     with pytest.raises(SeedError, match="global_batch_size"):
         directives(TrainingJob(recipe, (), ClusterConfig(), Request(nodes=7), tmp_path, None))
