@@ -7,7 +7,6 @@ documents costs what these cost.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.select import SPLITS, read_selection
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards, write_json
+from data_prep.storage import as_path, remove_file, remove_folder
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
 from tokenizer.special import FIM_ROLES
@@ -54,7 +54,7 @@ def build(
     Raises `DataError` for an empty selection or impossible settings, `TokenizerError` (naming them) for special tokens
     that are needed and missing.
     """
-    corpus, out = Path(corpus), Path(out)
+    corpus, out = as_path(corpus), as_path(out)
     variants = _variants(split, fim_rates, epochs)
     chosen = read_selection(corpus, selection)
     if not chosen["left"][split]["documents"]:
@@ -79,7 +79,7 @@ def build(
             for variant in missing:
                 prefix = out / variant.name(split)
                 _join(prefix, plan, variant, parts[variant], encoder, chosen["digest"], inputs[variant])
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         return [_finished(out / v.name(split), inputs[v]) for v in variants]
 
 
@@ -152,7 +152,7 @@ def _join(
     prefix: Path, plan: Plan, variant: Variant, parts: Sequence[Part], encoder: Encoder, selection: str, inputs: str
 ) -> None:
     """Joins the parts of one variant into its files, the manifest last."""
-    _manifest_path(prefix).unlink(missing_ok=True)  # of older files: never beside the new ones
+    remove_file(_manifest_path(prefix))  # of older files: never beside the new ones
     joined = join_parts(prefix, encoder.dtype, parts, inputs)
     files = joined.pop("files")
     manifest = {

@@ -5,6 +5,7 @@ shard, and what these were made from. When documents are added, parts made from 
 that stands there instead of being encoded again. The file may be deleted; the next build then encodes everything.
 """
 
+import io
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from data_prep.build_part import PROVENANCE_COLUMNS
 from data_prep.errors import DataError
 from data_prep.megatron_format import write_index
 from data_prep.shards import write_atomic, write_json
+from data_prep.storage import open_to_read, read_parquet
 
 PROVENANCE = pa.schema(
     [
@@ -36,6 +38,7 @@ PROVENANCE = pa.schema(
         ("size_bytes", pa.int64()),
     ]
 )
+_COPY_BYTES = 8 << 20
 _TOTALS = {"tokens": "tokens", "size_bytes": "size_bytes", "fim_documents": "fim"}  # counter -> column
 
 
@@ -60,7 +63,7 @@ def encoded_part(made_of: str, output: Path, manifest: Mapping[str, Any], varian
     )
 
     def read_rows() -> pa.Table:
-        table = pq.read_table(output.with_suffix(".parquet"))
+        table = read_parquet(output.with_suffix(".parquet"))
         renamed = {"tokens": table[f"tokens_{variant}"], "fim": table[f"fim_{variant}"]}
         return pa.table({name: table[name] for name in PROVENANCE_COLUMNS} | renamed)
 
@@ -76,7 +79,8 @@ def earlier_parts(prefix: Path, manifest: Mapping[str, Any], stack: ExitStack) -
         listed = [(str(made_of), int(documents), int(size)) for made_of, documents, size in stored["parts"]]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    tokens, provenance = (stack.enter_context(_beside(prefix, s).open("rb")) for s in (".bin", ".provenance.parquet"))
+    files = (_beside(prefix, suffix) for suffix in (".bin", ".provenance.parquet"))
+    tokens, provenance = (stack.enter_context(open_to_read(path)) for path in files)
     rows = stack.enter_context(pq.ParquetFile(provenance, pre_buffer=False))
     groups = [rows.metadata.row_group(group).num_rows for group in range(rows.num_row_groups)]
     whole = sum(size for _, _, size in listed) == manifest["files"][f"{prefix.name}.bin"]["size_bytes"]
@@ -132,14 +136,18 @@ def _beside(prefix: Path, suffix: str) -> Path:
 
 def _copy_tokens(stream: BinaryIO, parts: Sequence[Part]) -> None:
     for part in parts:
-        with part.tokens.open("rb") if isinstance(part.tokens, Path) else nullcontext(part.tokens) as tokens:
+        with nullcontext(part.tokens) if hasattr(part.tokens, "read") else open_to_read(part.tokens) as tokens:
             for start, size in part.spans:
                 _copy(stream, tokens, start, start + size)
 
 
 def _copy(stream: BinaryIO, tokens: BinaryIO, start: int, end: int) -> None:
     while start < end:
-        copied = os.sendfile(stream.fileno(), tokens.fileno(), start, end - start)
+        if isinstance(tokens, io.FileIO | io.BufferedReader):
+            copied = os.sendfile(stream.fileno(), tokens.fileno(), start, end - start)
+        else:  # of an object store
+            tokens.seek(start)
+            copied = stream.write(tokens.read(min(end - start, _COPY_BYTES)))
         if not copied:
             raise DataError(f"{tokens.name} is shorter than its manifest says; run the build again")
         start += copied

@@ -18,6 +18,7 @@ from object_store import s3_server
 
 import data_prep.shards
 from data_prep.annotate import AnnotatorSpec, annotate
+from data_prep.build import build
 from data_prep.dedup.levels import deduplicate
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
@@ -26,6 +27,7 @@ from data_prep.partitions import record_type, records, write_run
 from data_prep.select import load_config, read_selection, select
 from data_prep.shards import ShardTask, finished_manifest, lock_directory, manifest_path, run_shards, write_atomic
 from data_prep.storage import RemoteKeys, as_path, beside, read_arrow, read_bytes, scratch_folder
+from tokenizer.train import TrainSettings, train
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,26 @@ def test_a_corpus_in_a_store_is_the_same_through_all_steps(tmp_path, files, fold
     assert here["left"] == there["left"] and here["digest"] == there["digest"]
     assert not list((folder / "corpus").rglob("*.tmp")) and not (folder / "corpus/.lock").exists()
     assert read_selection(folder / "corpus", "main")["digest"] == there["digest"]
+
+
+def test_a_build_in_a_store_has_the_same_bytes(tmp_path, files, folder):
+    train([Path(json.__file__).read_text()], tmp_path / "tokenizer", TrainSettings(520, "byte_bpe"))
+    root = files(tmp_path / "root", {f"r{i}/f{j}.py": f"# {i}\nx = {j}\n" * 20 for i in range(6) for j in range(3)})
+    config = load_config(None, {"held_out": {"fraction": 0.3}}).model_copy(update={"variant": None, "rules": ()})
+
+    def build_from(base) -> dict[str, bytes]:
+        import_documents([SourceSpec("folders", root, "src")], base / "corpus", ImportLimits(shard_bytes=1200), 1)
+        select(base / "corpus", "main", config)
+        build(base / "corpus", "main", tmp_path / "tokenizer", base / "out", "train", [0.5], [0], 1, 1)
+        found = {path.name: path.read_bytes() for path in (base / "out").iterdir() if path.is_file()}
+        found.pop(".lock", None)
+        return found
+
+    first = build_from(folder)
+    assert first == build_from(tmp_path / "here")
+    assert {name.rpartition(".")[2] for name in first} == {"bin", "idx", "parquet", "json"}
+    files(root, {"r9/new.py": "new = 1\n" * 50})
+    assert first != build_from(folder) == build_from(tmp_path / "here")
 
 
 def spell(stream, text):
