@@ -20,7 +20,7 @@ import subprocess
 import sysconfig
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.languages import UNKNOWN, detect, may_be_code
@@ -73,7 +73,7 @@ def main() -> None:
         print(f"{count:>6} {language}")
 
 
-def fetch(folder: Path) -> None:
+def fetch(folder: Path, sources: Sequence[str] = PACKAGES.split(), binaries: Sequence[str] = BINARY_PACKAGES) -> None:
     """Downloads what is not there yet; what Debian does not have is said and left out."""
     for name in ("state/lists/partial", "cache/archives/partial", "archives"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def fetch(folder: Path) -> None:
     options += [f"Dir::Etc::SourceList={folder.resolve()}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
     apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
     subprocess.run([*apt, "update"], check=True)
-    commands = [[*apt, "source", "--download-only", name] for name in PACKAGES.split()]
-    commands += [["apt-get", "-qq", "download", name] for name in BINARY_PACKAGES]
+    commands = [[*apt, "source", "--download-only", name] for name in sources]
+    commands += [["apt-get", "-qq", "download", name] for name in binaries]
     for command in commands:
         if subprocess.run(command, cwd=folder / "archives").returncode:
             print(f"{command[-1]}: not fetched")

@@ -38,8 +38,9 @@ _BY_ALIAS = {word: languages[0] for word, languages in _inverted(ALIASES).items(
 
 _OBJECTIVE_C = r"^[ \t]*(@(interface|implementation|protocol|class|property|end|import|synthesize)\b|#import\s+[<\"])"
 _CPP = (
-    r"^[ \t]*(template\s*<|namespace(\s+[\w:]+)?\s*(\{|$)|class\s+\w+[^;\n]*$|using\s+(namespace\s+)?\w"
-    r"|(public|private|protected)\s*:|virtual\s|constexpr\s|explicit\s)"
+    r"^[ \t]*(template\s*<|namespace(\s+[\w:]+)?\s*(\{|$)|class\s+\w+(\s+\w+)?\s*(final\s*)?([:{<]|$)"
+    r"|using\s+(namespace\s+[\w:]+\s*;|\w+\s*=|[\w:]+\s*;)|(public|private|protected)\s*:|constexpr\s"
+    r"|virtual\s[^\n]*\(|explicit\s+\w+\s*\()"
     r"|\bstd::|\b(static|dynamic|reinterpret|const)_cast<|\b(nullptr|noexcept)\b"
     r"|^[ \t]*#\s*include\s*<(algorithm|array|atomic|cstd\w+|functional|iostream|list|map|memory|set|sstream|string"
     r"|thread|tuple|utility|vector)>"
@@ -48,8 +49,14 @@ _PERL = (
     r"^[ \t]*(use|no)\s+(strict|warnings|v?5|utf8|\w+::|vars|lib|base|parent)"
     r"|^[ \t]*(sub\s+\w+|my\s*[($@%]|our\s+[$@%]|package\s+[\w:]+;)"
 )
-_PROLOG = r"^:-\s*\w|^[a-z]\w*(\(.*\))?\s*(:-|-->)"
+_PROLOG = r"^:-\s*\w|^[a-z]\w*(\(.*\))?\s*(:-|-->)|^[a-z]\w*\(.*\)\.\s*$"
 _LISP = r"(?i)^[ \t]*\((defun|defmacro|in-package|defpackage|defvar|defparameter|defclass|defgeneric)\b"
+_PASCAL_PART = (
+    r"^[ \t]*(\{\$\w|procedure\s+\w|function\s+\w[^;{]*:[ \t]*\w+;|begin[ \t]*\r?$|end[.;][ \t]*\r?$"
+    r"|uses[ \t]+[\w.]+[ \t]*[,;]|(type|var|const)[ \t]*\r?$"
+    r"|\w+[ \t]*=[ \t]*(class|record|object|packed|interface|\^\w+;|\d+;|\$[0-9a-f]+;))|:=[^\n]*;[ \t]*\r?$"
+)
+_NO_PREPROCESSOR = r"\A(?![\s\S]*^[ \t]*#[ \t]*(include|define|undef|if|ifdef|ifndef|pragma)\b)[\s\S]*?"
 _PASCAL = r"(?i)^[ \t]*(unit\s+[\w.]+;|program\s+\w+|uses\s|procedure\s+\w|begin\s*$|end[.;]\s*$|\{\$\w)"
 _VISUAL_BASIC = (
     r"(?i)^[ \t]*(attribute\s+vb_|version\s+\d+\.\d+\s+class|option\s+explicit"
@@ -70,28 +77,35 @@ _CONTENT_RULES: dict[str, tuple[tuple[str, str | None], ...]] = {
     "cs": (("Smalltalk", r"^!\s*[\w ]+\s+methodsFor:"), ("C#", None)),
     "do": (("Stata", None),),
     "es": (("Erlang", r"^[ \t]*(%%|main\s*\(.*\)\s*->)"), ("JavaScript", None)),
-    "exp": (("Tcl", r"^[ \t]*(set|proc|expect|spawn|send|global|package require|if\s*\{)\b"),),
+    "exp": (
+        ("Tcl", r"^[ \t]*((set|proc|expect|spawn|send|global|source|foreach|package require|load_\w+)\s|if\s*\{)"),
+    ),
     "f": ((UNKNOWN, r"^: \w"), ("Fortran", None)),
     "for": ((UNKNOWN, r"^: \w"), ("Fortran", None)),
     "frag": (("GLSL", r"^[ \t]*#version|\b(uniform|varying|gl_\w+)\b|void\s+main\s*\("),),
     "frm": (("Visual Basic", r"(?i)^version\s+\d|^attribute\s+vb_"),),
     "fs": (
-        (UNKNOWN, r"^: \w|^new-device"),
+        (UNKNOWN, r"(?i)^(\\ |: \S|(new-device|require|include|variable|constant|create|decimal|hex)\s)"),
         ("GLSL", r"^[ \t]*(#version|precision\s|uniform\s|varying\s)|\bgl_Frag\w+"),
         ("F#", None),
     ),
     "fun": (("Standard ML", r"^[ \t]*(functor|structure|signature|fun|val)\b"),),
-    "g": (("ANTLR", r"^[ \t]*((lexer|parser|tree)\s+)?grammar\s+\w+\s*;"),),
+    "g": (
+        (
+            "ANTLR",
+            r"^[ \t]*(((lexer|parser|tree)\s+)?grammar\s+\w+\s*;|class\s+\w+\s+extends\s+\w*(Lexer|Parser)\b)",
+        ),
+    ),
     "h": ((UNKNOWN, _OBJECTIVE_C), ("C++", _CPP), ("C", None)),
     "hh": ((UNKNOWN, r"\A<\?hh"), ("C++", None)),
     "inc": (
         ("PHP", r"<\?(php|=|\s)"),
+        ("Pascal", f"(?i:{_NO_PREPROCESSOR}(?:{_PASCAL_PART}))"),
         ("C++", _CPP),
-        ("C", r"^[ \t]*#\s*(include|define|ifdef|ifndef|pragma)\b|^(static|extern|struct|typedef|const)\s"),
-        ("Pascal", _PASCAL),
+        ("C", r"^[ \t]*#\s*(include|define|if|ifdef|ifndef|pragma)\b|^(static|extern|struct|typedef|const)\s"),
         ("Assembly", r"(?i)^[ \t]*(\w+:[ \t]*)?(mov|push|pop|lda|ldr|jmp|i?db|%(macro|define|ifdef))[ \t]"),
     ),
-    "inl": (("C++", r"[;{}]"),),
+    "inl": (("C++", r"[;{}]|//|/\*"),),
     "ins": (("TeX", r"\\(input|generate|keepsilent|usedir)\b"),),
     "l": (("Common Lisp", _LISP),),
     "m": (
@@ -109,12 +123,16 @@ _CONTENT_RULES: dict[str, tuple[tuple[str, str | None], ...]] = {
     "r": ((UNKNOWN, r"(?i)\A\s*rebol\s*\["), ("R", None)),
     "s": (("Assembly", None),),
     "sc": (
-        (UNKNOWN, r"\b(SynthDef|Synth|Ndef|Pbind)\s*\(|^[ \t]*\+\s+\w+\s*\{|^\w+\s*:\s*\w+\s*\{"),
+        (
+            UNKNOWN,
+            r"\b(SynthDef|Synth|Ndef|Pbind)\s*\(|^[ \t]*\+\s*\w+\s*\{|^[A-Z]\w*\s*(:\s*\w+\s*)?\{"
+            r"|^[ \t]*(arg|classvar)\s[^\n]*;",
+        ),
         ("Scala", r"^[ \t]*(import|package|object|class|trait|case class|def|val|var)\b"),
     ),
     "sig": (("Standard ML", r"^[ \t]*(signature|structure|type|val|eqtype)\b"),),
     "st": (("Smalltalk", r"^!|\bsubclass:|\bmethodsFor:|^[ \t]*\|[\w ]+\|\s*$|\bself\b.*\."),),
-    "t": (("Perl", r"\A#!.*perl|" + _PERL),),
+    "t": (("Perl", r"\A#!.*perl|^require\s+['\"./]|^BEGIN\s*\{|" + _PERL),),
     "tag": (("Java Server Pages", r"<%@\s*(tag|attribute|taglib|include|variable)\b"),),
     "ts": ((UNKNOWN, r"\A\s*(<\?xml|<!DOCTYPE TS|<TS\b)"), ("TypeScript", None)),
     "tsx": ((UNKNOWN, r"\A\s*<(\?xml|tileset\b)"), ("TypeScript", None)),
