@@ -63,7 +63,7 @@ def estimate(plan: Plan, sample: Sample, prompt: Prompt, settings: OracleSetting
     per_byte, how = _tokens_per_byte(sample, prompt, settings.cost)
     input_bytes = sum(to_ask.values())
     input_tokens = round(input_bytes * per_byte)
-    output_tokens = len(to_ask) * min(settings.cost.answer_tokens, settings.request.max_tokens)
+    answer_tokens = min(settings.cost.answer_tokens, settings.request.max_tokens)
     budget = Budget(settings.cost, settings.request.max_tokens)
     priced = settings.cost.price_in is not None
     return {
@@ -76,9 +76,9 @@ def estimate(plan: Plan, sample: Sample, prompt: Prompt, settings: OracleSetting
         "tokens_per_byte": per_byte,
         "tokens_per_byte_from": how,
         "input_tokens": input_tokens,
-        "answer_tokens": settings.cost.answer_tokens,
-        "output_tokens": output_tokens,
-        "cost": settings.cost.of(input_tokens, output_tokens) if priced else None,
+        "answer_tokens": answer_tokens,
+        "output_tokens": answer_tokens * len(to_ask),
+        "cost": settings.cost.of(input_tokens, answer_tokens * len(to_ask)) if priced else None,
         "cost_at_most": sum(map(budget.most, to_ask.values())) if priced else None,
         "spent": spent_on(plan, budget) if priced else None,
         "max_cost": settings.cost.max_cost,
