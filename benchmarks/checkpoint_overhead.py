@@ -5,8 +5,13 @@ from the end of step 50 to the end of step 250, so that it has four saves in it 
 the middle of a long run has. A resume is timed from the start of its process to the end of its first step.
 Prints a table and writes JSON.
 
+On a machine that others load, wall time says little. `--by-cpu-time` counts processor seconds instead, of one thread:
+those of a step, and those of a save with its threads, which are given no low priority here; 1 + save / (50 steps) is
+the ratio of a run that has no processor to spare.
+
     python benchmarks/checkpoint_overhead.py --out checkpoint_overhead.json
     python benchmarks/checkpoint_overhead.py --quick        # 10M, two runs of each
+    python benchmarks/checkpoint_overhead.py --by-cpu-time
 """
 
 from __future__ import annotations
@@ -38,11 +43,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--synchronous", action="store_true", help="training waits for saves")
     parser.add_argument("--quick", action="store_true", help="a trial")
+    parser.add_argument("--by-cpu-time", action="store_true", help="for a machine that others load")
     parser.add_argument("--out", type=Path, default=Path("checkpoint_overhead.json"))
     parser.add_argument("--child", nargs=2, metavar=("RECIPE", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(*map(Path, arguments.child))
+        (child_by_cpu_time if arguments.by_cpu_time else child)(*map(Path, arguments.child))
+        return
+    if arguments.by_cpu_time:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        rows = [measure_by_cpu_time(name) for name in arguments.sizes]
+        arguments.out.write_text(json.dumps({"load": os.getloadavg(), "rows": rows}, indent=1))
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     sizes, runs = (["10M"], 2) if arguments.quick else (arguments.sizes, arguments.runs)
@@ -89,6 +100,28 @@ def measure(name: str, runs: int, asynchronous: bool) -> dict[str, Any]:
         "resume_s": statistics.median(resumes),
         "runs": {str(saves): found for saves, found in results.items()},
     }
+
+
+def measure_by_cpu_time(name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_DIR")) as folder:
+        place = Path(folder)
+        write_data(place)
+        found = run(recipe(name, place, "counted", False, True), "--by-cpu-time")
+        run(recipe(name, place, "resumed", False, True, steps=2))
+        resumed = run(recipe(name, place, "resumed", False, True, steps=3))
+    step_s, save_s = (statistics.median(found[key]) for key in ("step_cpu_s", "save_cpu_s"))
+    row = {
+        "model": name,
+        "step_cpu_s": step_s,
+        "save_cpu_s": save_s,
+        "ratio": 1 + save_s / (SAVE_EVERY * step_s),
+        "waited_s": statistics.median(found["waited_s"]),
+        "resume_s": resumed["first_step_s"],
+        "resume_cpu_s": resumed["first_step_cpu_s"],
+        "all": found,
+    }
+    print("  ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float)), name, flush=True)
+    return row
 
 
 def recipe(
@@ -139,13 +172,13 @@ def write_data(place: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(place / "random")], check=True)
 
 
-def run(path: Path) -> dict[str, Any]:
+def run(path: Path, *options: str) -> dict[str, Any]:
     out = path.with_suffix(".json")
     began = time.time()
-    command = [sys.executable, "-W", "ignore", __file__, "--child", str(path), str(out)]
+    command = [sys.executable, "-W", "ignore", __file__, "--child", str(path), str(out), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     result = json.loads(out.read_text())
-    return {**result, "first_step_s": result["first_step_time"] - began}
+    return {**result, "first_step_s": result.get("first_step_time", began) - began}
 
 
 def child(path: Path, out: Path) -> None:
@@ -165,10 +198,11 @@ def child(path: Path, out: Path) -> None:
 
             def __init__(self) -> None:
                 self.times: dict[int, float] = {}
-                self.first_step_time = 0.0
+                self.first_step_time = self.first_step_cpu_s = 0.0
 
             def after_step(self, record: StepRecord) -> None:
                 self.first_step_time = self.first_step_time or time.time()
+                self.first_step_cpu_s = self.first_step_cpu_s or time.process_time()
                 self.times[record.progress.step] = time.perf_counter()
 
         training, progress = start(loaded, groups)
@@ -177,8 +211,42 @@ def child(path: Path, out: Path) -> None:
         run_phases(training, loaded.phases, progress, [clock, *hooks])
         training.recorder.close()
     window = clock.times.get(SAVE_EVERY + STEPS, 0.0) - clock.times.get(SAVE_EVERY, 0.0)
-    result = {"window_s": window, "waited_s": save.spent_s, "first_step_time": clock.first_step_time}
+    result = {"window_s": window, "waited_s": save.spent_s, "first_step_time": clock.first_step_time,
+              "first_step_cpu_s": clock.first_step_cpu_s}  # fmt: skip
     out.write_text(json.dumps(result))
+
+
+def child_by_cpu_time(path: Path, out: Path, steps: int = 24, saves: int = 5) -> None:
+    """Processor seconds of steps and of saves, all threads of this process together."""
+    from megatron_seed.checkpoint import save as saving
+    from megatron_seed.config.load import load_recipe
+    from megatron_seed.runtime.groups import process_groups
+
+    saving.lower_priority = lambda: None  # beside others' work the lowest would hardly run
+    loaded = load_recipe(path)
+    with process_groups(loaded.layout, loaded.seed) as groups:
+        from megatron_seed.data.loader import PhaseData
+        from megatron_seed.train.run import start
+        from megatron_seed.train.step import train_step
+
+        training, progress = start(loaded, groups)
+        data = PhaseData.open(loaded.phases[0], loaded.seed, loaded.model.vocab_size, {})
+        size = loaded.phases[0].global_batch_size
+        saver = saving.Saver(loaded, training.models, training.optimizer, groups)
+        saver.reserve()
+        found: dict[str, list[float]] = {"step_cpu_s": [], "save_cpu_s": [], "waited_s": []}
+        for number in range(steps):
+            began = time.process_time()
+            train_step(training.models, training.optimizer, list(data.micro_batches(number * size, size, 0, 1)), groups)
+            found["step_cpu_s"].append(time.process_time() - began)
+            if number % (steps // saves) == 0:
+                began, called = time.process_time(), time.perf_counter()
+                saver.save(progress.model_copy(update={"step": number + 1}))
+                found["waited_s"].append(time.perf_counter() - called)
+                saver.finish()
+                found["save_cpu_s"].append(time.process_time() - began)
+        training.recorder.close()
+    out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ def read_manifest(prefix: Path | str) -> BuildManifest | None:
 def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | None, thorough: bool = False) -> None:
     """Hold a build's manifest against the files and against what the run expects (None: expects nothing).
 
-    `thorough` takes the digest of the index, of which a flipped bit can leave another that fits. Raises SeedError naming
-    the build; also for one without a manifest, when a `vocab_size` is expected: nothing then says that its ids are those
-    of the run's tokenizer.
+    `thorough` takes the digest of the index, of which a flipped bit can leave another that fits. Raises SeedError
+    naming the build; also for one without a manifest, when a `vocab_size` is expected: nothing then says that its ids
+    are those of the run's tokenizer.
     """
     manifest, prefix = read_manifest(build.prefix), build.prefix
     if manifest is None:

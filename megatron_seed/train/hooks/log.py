@@ -72,7 +72,8 @@ class LogHook(Hook):
     def _bytes_per_token(self, phase: str) -> float | None:
         if phase not in self._densities:
             (config,) = (known for known in self.run.recipe.phases if known.name == phase)
-            self._densities[phase] = bytes_per_token(config)
+            text = self.run.recipe.model.head == "next_token"
+            self._densities[phase] = bytes_per_token(config) if text else None
         return self._densities[phase]
 
     def _times(self) -> dict[str, float]:
