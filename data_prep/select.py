@@ -209,7 +209,7 @@ def _gather(corpus: Path, config: SelectionConfig, left_out: list[str], folder: 
 
 def _lineage(name: str, manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What made an annotation, and its digest. Raises `DataError` where two versions made one half each."""
-    made_by = {json.dumps(manifest.get("annotator"), sort_keys=True) for manifest in manifests}
+    made_by = {json.dumps(manifest["annotator"], sort_keys=True) for manifest in manifests if "annotator" in manifest}
     if len(made_by) > 1:
         raise DataError(f"annotation {name} is half done with other settings; run the step that makes it again")
     first = manifests[0] if manifests else {}
