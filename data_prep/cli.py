@@ -18,7 +18,20 @@ app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections 
 app.add_typer(oracle_app, name="oracle")
 app.add_typer(score_app, name="score")
 
-Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
+
+def _folder(text: str) -> Path:
+    from data_prep.storage import as_path, is_remote
+
+    try:
+        path = as_path(text)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not is_remote(path) and path.is_file():
+        raise typer.BadParameter(f"{text} is a file.")
+    return path
+
+
+Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus, or s3:// URL.", parser=_folder, metavar="CORPUS")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
 Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
 
@@ -29,6 +42,13 @@ def _progress() -> Iterator[Progress]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
+
+
+def _engine_folder(corpus: Path) -> Path:
+    """Where engines keep scripts and logs: in the corpus, or here where it is in an object store."""
+    from data_prep.storage import is_remote
+
+    return Path("megatron-seed-engine") if is_remote(corpus) else corpus / "engine"
 
 
 def _pair(entry: str, option: str) -> tuple[str, str]:
@@ -42,26 +62,33 @@ def _pair(entry: str, option: str) -> tuple[str, str]:
 def import_(
     corpus: Corpus,
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Folders, Git repositories or tables; NAME=PATH names one.")
+        list[str] | None,
+        typer.Argument(help="Folders, Git repositories or tables, or s3:// URLs; NAME=PATH names one."),
     ] = None,
     kind: Annotated[str, typer.Option(help="auto, folders, folder, git, jsonl or parquet.")] = "auto",
     max_file_bytes: Annotated[int, typer.Option(min=1, help="Longer files are dropped.")] = 1 << 20,
     max_total_bytes: Annotated[int | None, typer.Option(min=1, help="Take at most this much.")] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Text per documents shard.")] = 64 << 20,
     remove: Annotated[list[str] | None, typer.Option(help="Take this source out of the corpus.")] = None,
+    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
     workers: Workers = 2,
 ) -> None:
     """Bring a corpus up to date with its sources."""
+    from data_prep.engines.choose import make_engine
     from data_prep.importing import ImportLimits, SourceSpec, import_documents
     from data_prep.sources.plan import default_name
 
     specs = []
     for source in sources or []:
         name, equals, path = source.partition("=")
-        specs.append(SourceSpec(kind, path, name) if equals else SourceSpec(kind, source, default_name(source)))
+        named = equals and "://" not in name  # a URL may hold a "="
+        specs.append(SourceSpec(kind, path, name) if named else SourceSpec(kind, source, default_name(source)))
     limits = ImportLimits(max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, shard_bytes=shard_bytes)
+    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
+    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
     with _progress() as progress:
-        report = import_documents(specs, corpus, limits, workers, progress, remove=remove or ())
+        report = import_documents(specs, corpus, limits, workers, progress, chosen, remove or ())
     typer.echo(
         f"{corpus}: {report.documents:,} documents, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
         f"({report.units_made} of {report.units} parts imported now)"
@@ -97,7 +124,7 @@ def dedup(
     given = {"threshold": threshold, "repository_threshold": repository_threshold}
     settings = load_settings(config, {key: value for key, value in given.items() if value is not None})
     options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, corpus / "engine", options) if engine != "local" or options else None
+    chosen = make_engine(engine, workers, _engine_folder(corpus), options) if engine != "local" or options else None
     with _progress() as progress:
         found = deduplicate(corpus, workers, progress, levels, settings, partitions, rekey, chosen)
     first, *more = describe(found)
@@ -136,7 +163,7 @@ def annotate(
     specs = specs_of(names, pairs, Path.cwd())
     limits = IsolationLimits(timeout_s=timeout_s, batch_rows=batch_rows)
     options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, corpus / "engine", options)
+    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
     with _progress() as progress:
         results = run(corpus, specs, workers, limits, progress, chosen, retry_failed)
     for result in results:
@@ -183,7 +210,7 @@ def select(
     split = {"fraction": held_out, "seed": seed}
     overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
     options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, corpus / "engine", options)
+    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
     with _progress() as progress:
         result = run(
             corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
@@ -195,7 +222,9 @@ def select(
 @app.command()
 def build(
     corpus: Corpus,
-    out: Annotated[Path, typer.Argument(help="Folder for the token files.", file_okay=False)],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the token files, or s3:// URL.", parser=_folder, metavar="OUT")
+    ],
     tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder or tokenizer.json.", exists=True)],
     selection: Selection = "main",
     split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
@@ -246,8 +275,9 @@ def report(
 ) -> None:
     """Write a page about a corpus: what it holds, what was dropped and why, scores and samples."""
     from data_prep.report.page import write_report
+    from data_prep.storage import local_only
 
-    write_report(corpus, out, selection, examples, seed, workers, score or ())
+    write_report(local_only(corpus, "data report"), out, selection, examples, seed, workers, score or ())
     typer.echo(f"{out}: report of {corpus}")
 
 
@@ -259,8 +289,9 @@ def inspect(
 ) -> None:
     """Show what a corpus holds, what was dropped and what is selected."""
     from data_prep.report import corpus_report, render, selection_names
+    from data_prep.storage import local_only
 
-    names = selection_names(corpus)
+    names = selection_names(local_only(corpus, "data inspect"))
     report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_store import s3_server
+from typer.testing import CliRunner
 
 import data_prep.shards
 from data_prep.annotate import AnnotatorSpec, annotate
 from data_prep.build import build
+from data_prep.cli import app
 from data_prep.dedup.levels import deduplicate
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
@@ -260,3 +262,16 @@ def test_paths_and_urls(bucket, tmp_path):
     with scratch_folder(bucket / "corpus", ".work") as work:
         assert work.is_dir() and isinstance(work, Path)
     assert not work.exists()
+
+
+def test_the_commands_take_urls(tmp_path, files, folder):
+    root = files(tmp_path / "root", {f"r{i}/a.py": f"x = {i}\n" * 9 for i in range(4)})
+    upload(root, folder / "raw=1")
+    corpus = str(folder / "corpus")
+    for arguments, said in [
+        (["import", corpus, str(folder / "raw=1")], "4 documents"),
+        (["inspect", corpus], "reads a corpus on a disk only"),
+        (["import", "gs://x/y", str(root)], "gs:// cannot be read or written"),
+    ]:
+        found = CliRunner().invoke(app, arguments, env={"COLUMNS": "1000"})
+        assert said in found.output + str(found.exception)
