@@ -151,6 +151,8 @@ def import_(
 
     manifest = import_scores(corpus, name, ImportedTable(table, score_column, out_of, model, prompt_version), workers)
     typer.echo(f"{corpus}: oracle {name}: " + "\n  ".join(_said(manifest)))
+    if not any(manifest["histogram"][2:]):
+        typer.echo("  no score is above 1: if 1 is the best there is, import them again with --out-of 1")
     for why, rows in manifest["unused"].items():
         typer.echo(f"  left out {rows['rows']:,} rows ({why}), such as {rows['examples'][0]}")
 

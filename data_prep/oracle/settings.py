@@ -183,8 +183,10 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Mapping[str,
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        hidden = first["type"] == "missing" or first["loc"][:2] == ("endpoint", "url")  # it may hold a key
-        got = "" if hidden else f" (got {first['input']!r})"
+        if first["type"] == "missing":
+            got = f"; give it there or with --{first['loc'][-1]}"
+        else:
+            got = "" if first["loc"][:2] == ("endpoint", "url") else f" (got {first['input']!r})"  # it may hold a key
         raise DataError(f"{path or 'oracle'}: {where}: {first['msg']}{got}") from None
 
 

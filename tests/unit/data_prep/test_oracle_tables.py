@@ -192,6 +192,8 @@ def test_the_commands(corpus, given_table, tmp_path):
         assert "no score for 1 (unparsable), such as 02.py: Hm." in said and "cost 0.0013 in all" in said
     said = command("import", corpus, "theirs", given_table(index, ("id", "score")), "--model", "x")
     assert "11 of 12 files scored" in said and "no score for 1 (out_of_range)" in said
+    said = command("import", corpus, "low", given_table(lambda row: index(row) / 11, ("id", "score")))
+    assert "12 of 12 files scored" in said and "--out-of 1" in said
     said = command("compare", corpus, "ours", "theirs")
     assert "ours and theirs: 10 files, 10.0% equal" in said
     page = (corpus / "oracle/_comparison/comparison.html").read_text()
@@ -218,7 +220,7 @@ def test_settings_that_are_wrong_are_named(corpus, tmp_path):
         config.write_text(text)
         with pytest.raises(DataError, match=said):
             command("run", corpus, "a", "--config", config, "--url", "http://127.0.0.1:9/v1", "--model", "m")
-    with pytest.raises(DataError, match=r"endpoint\.url: Field required"):
+    with pytest.raises(DataError, match=r"endpoint\.url: Field required; .* --url"):
         command("run", corpus, "a", "--model", "m")
 
 
