@@ -29,8 +29,14 @@ from typing import Any
 
 import yaml
 
-# name: (preset, sequences of a step, sequence length)
-SIZES = {"10M": ("seed_coder_10m", 2, 128), "100M": ("seed_coder_100m", 1, 64)}
+# name: (preset, sequences of a step, sequence length); the first two so small that runs with saves can be repeated, the
+# others with the steps of train_step.py.
+SIZES = {
+    "10M": ("seed_coder_10m", 2, 128),
+    "100M": ("seed_coder_100m", 1, 64),
+    "10M, 4 x 512": ("seed_coder_10m", 4, 512),
+    "100M, 2 x 512": ("seed_coder_100m", 2, 512),
+}
 SAVE_EVERY = 50
 STEPS = 4 * SAVE_EVERY
 NEVER = 10**9
@@ -38,7 +44,7 @@ NEVER = 10**9
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["10M", "100M"])
     parser.add_argument("--runs", type=int, default=5, help="with saves, and as many without")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--synchronous", action="store_true", help="training waits for saves")
@@ -216,7 +222,7 @@ def child(path: Path, out: Path) -> None:
     out.write_text(json.dumps(result))
 
 
-def child_by_cpu_time(path: Path, out: Path, steps: int = 24, saves: int = 5) -> None:
+def child_by_cpu_time(path: Path, out: Path, steps: int = 10, saves: int = 5) -> None:
     """Processor seconds of steps and of saves, all threads of this process together."""
     from megatron_seed.checkpoint import save as saving
     from megatron_seed.config.load import load_recipe
