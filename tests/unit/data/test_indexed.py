@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import SourceConfig
-from megatron_seed.data.held_out import HeldOut
+from megatron_seed.data.held_out import HeldOut, check_data
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.loader import open_builds
 from megatron_seed.errors import SeedError
@@ -72,8 +74,19 @@ def test_manifests_are_held_against_the_run(build: Path) -> None:
     assert open_builds(source, vocab_size=100, fim=0.5)
     with pytest.raises(SeedError, match=r"tokenizer of 100 ids, but model.vocab_size is 90"):
         open_builds(source, vocab_size=90)
-    with pytest.raises(SeedError, match=r"at rate 0.5, but the phase asks for fim: 0.1"):
+    with pytest.raises(
+        SeedError, match=f"{build}: built .* at rate 0.5, but the phase asks for fim: 0.1"
+    ):
         open_builds(source, vocab_size=100, fim=0.1)
+
+
+def test_a_phase_takes_builds_of_its_infilling_rate_alone(
+    tiny_recipe: Callable[..., Path], tiny_builds: dict[str, str]
+) -> None:
+    named = f"{tiny_builds['train']}: built with fill-in-the-middle at rate 0.0, but the phase asks for fim: 0.5"
+    with pytest.raises(SeedError, match=named):
+        check_data(load_recipe(tiny_recipe(), ["phases.0.fim=0.5"]))
+    check_data(load_recipe(tiny_recipe(), ["phases.0.fim=0.5", "phases.0.blend.0.fim=0"]))
 
 
 def test_held_out_windows_do_not_overlap_and_are_shared_out_whole(build: Path) -> None:
