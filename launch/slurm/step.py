@@ -86,8 +86,10 @@ def told(training: Training, nodes: Sequence[str]) -> str:
 
 
 def srun_argv(training: Training, nodes: Sequence[str], tasks: int) -> list[str]:
-    """Ranks see their fellows die and end by themselves; one that saves last must not be killed for being last. To Slurm
-    a step on a node that is gone runs on, and holds what it has of the others: hence `--overlap`."""
+    """Ranks see their fellows die and end by themselves; one that saves last must not be killed for being last.
+
+    To Slurm a step on a node that is gone runs on, and holds what it has of the others: hence `--overlap`.
+    """
     return [
         "srun", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", f"--ntasks={len(nodes) * tasks}",
         f"--ntasks-per-node={tasks}", "--overlap", "--distribution=block", "--kill-on-bad-exit=0",
