@@ -19,7 +19,8 @@ WORK_FOLDER = ".work"
 def open_database(parent: Path, workers: int, memory_limit: str = "1GB") -> Iterator[duckdb.DuckDBPyConnection]:
     """A scratch database in `parent/.work`, removed at the end (and at the start, if a killed run left one).
 
-    Where the corpus is in an object store, it is in a temporary folder of this machine.
+    Where the corpus is in an object store, it is in a temporary folder of this machine. Raises `DataError` where it
+    cannot be written.
     """
     with scratch_folder(parent, WORK_FOLDER) as folder:
         config = {
@@ -28,11 +29,11 @@ def open_database(parent: Path, workers: int, memory_limit: str = "1GB") -> Iter
             "temp_directory": str(folder / "spill"),
             "autoinstall_known_extensions": False,
         }
-        connection = duckdb.connect(str(folder / "scratch.duckdb"), config=config)
         try:
-            yield connection
-        finally:
-            connection.close()
+            with duckdb.connect(str(folder / "scratch.duckdb"), config=config) as connection:
+                yield connection
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException) as error:  # such as a full disk
+            raise DataError(f"{folder}: {' '.join(str(error).split())}") from error
 
 
 def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Sequence[Path], columns: str) -> None:

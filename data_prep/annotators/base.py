@@ -34,7 +34,7 @@ BUILT_IN = {
     "quality": "data_prep.scorer.quality:Quality",
 }
 # Annotations that other steps make; and what a rule of a selection could not tell from a document's own columns.
-_TAKEN_NAMES = frozenset({"exact_dedup", "near_dedup", "documents", *SCHEMA.names})
+_TAKEN_NAMES = frozenset({"exact_dedup", "near_dedup", "repository_dedup", "documents", *SCHEMA.names})
 _TAKEN_COLUMNS = frozenset({"failed", *SCHEMA.names})
 
 

@@ -220,6 +220,8 @@ BAD = """
     @annotator(columns={"n": "int32"})
     def language(documents): return {}
     @annotator(columns={"n": "int32"})
+    def repository_dedup(documents): return {}
+    @annotator(columns={"n": "int32"})
     def short(documents): return {"n": [1] * (len(documents) + 1)}
     @annotator(columns={"n": "int32"})
     def other_column(documents): return {"m": [1] * len(documents)}
@@ -241,6 +243,7 @@ BAD = """
         ("bad_ones:bad_column", {}, "other than documents' own .found path"),
         ("bad_ones:bad_reads", {}, "reads 'txt'"),
         ("bad_ones:language", {}, "cannot be called 'language'"),
+        ("bad_ones:repository_dedup", {}, "cannot be called 'repository_dedup'"),
         ("bad_ones:short", {}, "failed on .*has 2 values for 1 documents"),
         ("bad_ones:other_column", {}, "failed on .*n are declared, m were made"),
         ("bad_ones:words", {}, "failed on .*x"),

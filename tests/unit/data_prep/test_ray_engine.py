@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import BinaryIO
@@ -59,6 +60,32 @@ def test_ray_makes_the_same_bytes_and_survives_its_workers(tmp_path: Path, monke
             run_shards(tasks("dead", always_dies), workers=1, engine=engine)
         with pytest.raises(DataError, match=r"txt: number \d is not to be had"):
             run_shards(tasks("refused", refuses), workers=1, engine=engine)
+    finally:
+        ray.shutdown()
+
+
+def test_the_data_stages_on_ray_write_the_bytes_of_a_local_run(tmp_path, files, take, snapshot) -> None:
+    import ray
+
+    from data_prep.annotate import AnnotatorSpec, annotate
+    from data_prep.dedup.levels import deduplicate
+
+    lines = [f"value_{n} = {n * n}\n" for n in range(30)]
+    texts = {f"r{i % 6}/f{i}.py": "".join(lines[i % 9 : i % 9 + 15]) + f"end = {i // 9}\n" for i in range(40)}
+    take(files(tmp_path / "root", texts), "folders", shard_bytes=3000)
+    corpus = tmp_path / "corpus"
+
+    def run(engine: object, partitions: int) -> dict[str, bytes]:
+        shutil.rmtree(corpus / "annotations", ignore_errors=True)
+        shutil.rmtree(corpus / "dedup", ignore_errors=True)
+        deduplicate(corpus, 1, partitions=partitions, engine=engine)
+        annotate(corpus, [AnnotatorSpec.of("signs"), AnnotatorSpec.of("syntax")], engine=engine)
+        return snapshot(corpus / "annotations")
+
+    here = run(None, 1)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        assert run(make_engine("ray", 2, tmp_path), 4) == here
     finally:
         ray.shutdown()
 
