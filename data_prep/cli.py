@@ -34,6 +34,8 @@ def _folder(text: str) -> Path:
 Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus, or s3:// URL.", parser=_folder, metavar="CORPUS")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
 Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
+Engine = Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")]
+EngineOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")]
 
 
 @contextlib.contextmanager
@@ -44,18 +46,20 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def _engine_folder(corpus: Path) -> Path:
-    """Where engines keep scripts and logs: in the corpus, or here where it is in an object store."""
-    from data_prep.storage import is_remote
-
-    return Path("megatron-seed-engine") if is_remote(corpus) else corpus / "engine"
-
-
 def _pair(entry: str, option: str) -> tuple[str, str]:
     key, equals, value = entry.partition("=")
     if not (key and equals and value):
         raise DataError(f"{option} {entry!r}: KEY=VALUE is expected")
     return key, value
+
+
+def _engine(name: str, options: list[str] | None, workers: int, folder: Path) -> Any:
+    """The engine asked for; its scripts and logs go into `folder`, or here where that is in an object store."""
+    from data_prep.engines.choose import make_engine
+    from data_prep.storage import is_remote
+
+    place = Path("megatron-seed-engine") if is_remote(folder) else folder / "engine"
+    return make_engine(name, workers, place, dict(_pair(entry, "--engine-option") for entry in options or []))
 
 
 @app.command("import")
@@ -70,12 +74,11 @@ def import_(
     max_total_bytes: Annotated[int | None, typer.Option(min=1, help="Take at most this much.")] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Text per documents shard.")] = 64 << 20,
     remove: Annotated[list[str] | None, typer.Option(help="Take this source out of the corpus.")] = None,
-    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
-    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
+    engine: Engine = "local",
+    engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
     """Bring a corpus up to date with its sources."""
-    from data_prep.engines.choose import make_engine
     from data_prep.importing import ImportLimits, SourceSpec, import_documents
     from data_prep.sources.plan import default_name
 
@@ -85,8 +88,7 @@ def import_(
         named = equals and "://" not in name  # a URL may hold a "="
         specs.append(SourceSpec(kind, path, name) if named else SourceSpec(kind, source, default_name(source)))
     limits = ImportLimits(max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, shard_bytes=shard_bytes)
-    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
+    chosen = _engine(engine, engine_option, workers, corpus)
     with _progress() as progress:
         report = import_documents(specs, corpus, limits, workers, progress, chosen, remove or ())
     typer.echo(
@@ -110,21 +112,19 @@ def dedup(
     repository_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="And of repositories.")] = None,
     partitions: Annotated[int | None, typer.Option(min=1, help="Of global steps; default: by documents.")] = None,
     rekey: Annotated[bool, typer.Option("--rekey", help="Choose anew what is kept.")] = False,
-    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
-    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
+    engine: Engine = "local",
+    engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
     """Find exact and near duplicates of files and of repositories: all of them, or only those asked for."""
     from data_prep.dedup.levels import LEVELS, deduplicate, describe
     from data_prep.dedup.settings import load_settings
-    from data_prep.engines.choose import make_engine
 
     asked = dict(zip(LEVELS, (exact, near, repositories), strict=True))
     levels = [level for level, wanted in asked.items() if wanted] or LEVELS
     given = {"threshold": threshold, "repository_threshold": repository_threshold}
     settings = load_settings(config, {key: value for key, value in given.items() if value is not None})
-    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, _engine_folder(corpus), options) if engine != "local" or options else None
+    chosen = _engine(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
     with _progress() as progress:
         found = deduplicate(corpus, workers, progress, levels, settings, partitions, rekey, chosen)
     first, *more = describe(found)
@@ -147,23 +147,21 @@ def annotate(
     timeout_s: Annotated[float, typer.Option(min=0.001, help="For a document, and for a batch.")] = 20.0,
     batch_rows: Annotated[int, typer.Option(min=1, help="Documents given to an annotator at once.")] = 256,
     retry_failed: Annotated[bool, typer.Option(help="Make shards again in which documents failed.")] = False,
-    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
-    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
+    engine: Engine = "local",
+    engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
     """Say something about every document: syntax, licence, secrets, benchmark problems, or what you like."""
     from data_prep.annotate import IsolationLimits
     from data_prep.annotate import annotate as run
     from data_prep.annotators.base import specs_of
-    from data_prep.engines.choose import make_engine
 
     pairs = [_pair(entry, "--set") for entry in set_ or []]
     if benchmarks:
         pairs.append(("decontamination.benchmarks", json.dumps([str(path.resolve()) for path in benchmarks])))
     specs = specs_of(names, pairs, Path.cwd())
     limits = IsolationLimits(timeout_s=timeout_s, batch_rows=batch_rows)
-    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
+    chosen = _engine(engine, engine_option, workers, corpus)
     with _progress() as progress:
         results = run(corpus, specs, workers, limits, progress, chosen, retry_failed)
     for result in results:
@@ -191,11 +189,10 @@ def select(
     held_out: Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of repositories to hold out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the held-out hash.")] = None,
     engine: Annotated[str, typer.Option(help="Where functions of rules run: local, slurm or ray.")] = "local",
-    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")] = None,
+    engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
     """Decide which documents are trained on and which are held out."""
-    from data_prep.engines.choose import make_engine
     from data_prep.select import describe, load_config
     from data_prep.select import select as run
     from data_prep.selection_rules import rule_of
@@ -209,8 +206,7 @@ def select(
         overrides["languages"] = language
     split = {"fraction": held_out, "seed": seed}
     overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
-    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, _engine_folder(corpus), options)
+    chosen = _engine(engine, engine_option, workers, corpus)
     with _progress() as progress:
         result = run(
             corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
@@ -234,12 +230,15 @@ def build(
     epochs: Annotated[int, typer.Option(min=1, help="One build for each epoch.")] = 1,
     seed: Annotated[int, typer.Option(help="Of fill-in-the-middle.")] = 1234,
     role: Annotated[list[str] | None, typer.Option(help="ROLE=TOKEN of a tokenizer that is not ours.")] = None,
+    engine: Engine = "local",
+    engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
     """Write token files (.bin/.idx) of a selection."""
     from data_prep.build import build as run
 
     roles = dict(_pair(entry, "--role") for entry in role or []) or None
+    chosen = _engine(engine, engine_option, workers, out)
     with _progress() as progress:
         manifests = run(
             corpus,
@@ -253,6 +252,7 @@ def build(
             workers,
             roles,
             progress,
+            chosen,
         )
     for manifest in manifests:
         typer.echo(
