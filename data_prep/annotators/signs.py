@@ -96,7 +96,7 @@ class Signs(Annotator):
             "digit_share": (len(data) - len(data.translate(None, _DIGITS))) / size,
             "space_share": space,
             "literal_share": literal,
-            "generated": _is_generated(text[: self.head_characters]),
+            "generated": is_generated(text[: self.head_characters]),
             "minified": language in _MINIFIED_LANGUAGES
             and mean > self.minified_mean
             and space < self.minified_space_share,
@@ -104,7 +104,8 @@ class Signs(Annotator):
         }
 
 
-def _is_generated(head: str) -> bool:
+def is_generated(head: str) -> bool:
+    """The beginning of a file says that it was not written by hand."""
     lower = head.lower()
     return any(word in lower for word in _GENERATED_WORDS) and _GENERATED.search(lower) is not None
 

@@ -2,13 +2,17 @@
 
 A text is read once, byte by byte, as tokens: words, numbers (all one), punctuation, and line ends with the next line's
 indentation. Counted are tokens, pairs of tokens, and runs of four token *shapes* (how a word is written and how long it
-is, not which word it is), hashed into one table. A file's counts are taken as log(1 + count), scaled to length one.
+is, not which word it is), hashed into one table. Counts are taken as log(1 + count), scaled to length one. The
+beginning of a file, where it says what it is and who made it, is counted once more for itself: in a long file a line
+that says "generated" would weigh nothing.
 """
 
 from collections.abc import Sequence
 
 import numba
 import numpy as np
+
+from data_prep.annotators.signs import is_generated
 
 SIGNS = (
     "bytes",
@@ -39,12 +43,15 @@ SIGNS = (
     "comment_runs",
     "definitions",
     "documented",
+    "literals",
+    "generated",
 )
 _AT_ONCE = 512  # texts
 _SLOTS = 1 << 12  # of the tables in which lines and words of a file are seen again
 _OTHER, _WORD, _SPACE, _LINE_END = range(4)
 # What is known of the line that is being read.
-_START, _HASH, _BLANK, _COMMENT, _DEFINES, _COMMENT_BEFORE, _DEFINES_BEFORE = range(7)
+_START, _HASH, _BLANK, _COMMENT, _DEFINES, _COMMENT_BEFORE, _DEFINES_BEFORE, _QUOTED = range(8)
+_HEAD_BYTES = 2048  # of the beginning
 _DEFINITIONS = ("def", "function", "func", "fn", "sub", "class", "struct", "interface", "proc", "public", "void")
 
 
@@ -65,10 +72,11 @@ def features(
 
 def _features(texts: Sequence[bytes], read_bytes: int, buckets: int) -> tuple[np.ndarray, ...]:
     flat, bounds, sizes = _joined(texts, read_bytes)
-    most = int(4 * len(flat) + 8 * len(texts))  # a token has a byte at least, and four features
+    most = int(4 * len(flat) + (4 * _HEAD_BYTES + 16) * len(texts))  # a token has a byte at least, and four features
     columns, values = np.empty(most, np.int32), np.empty(most, np.float32)
     offsets, signs = np.zeros(len(texts) + 1, np.int64), np.zeros((len(texts), len(SIGNS)), np.float32)
     _extract(flat, bounds, sizes, _kinds(), _definitions(), buckets, columns, values, offsets, signs)
+    signs[:, -1] = _generated(texts)
     return columns[: offsets[-1]].copy(), values[: offsets[-1]].copy(), np.diff(offsets), signs
 
 
@@ -77,6 +85,7 @@ def products(texts: Sequence[bytes], read_bytes: int, weights: np.ndarray) -> tu
     flat, bounds, sizes = _joined(texts, read_bytes)
     sums, signs = np.empty(len(texts), np.float32), np.zeros((len(texts), len(SIGNS)), np.float32)
     _multiply(flat, bounds, sizes, _kinds(), _definitions(), weights, sums, signs)
+    signs[:, -1] = _generated(texts)
     return sums, signs
 
 
@@ -84,6 +93,10 @@ def _joined(texts: Sequence[bytes], read_bytes: int) -> tuple[np.ndarray, np.nda
     cut = [text[:read_bytes] for text in texts]
     flat = np.frombuffer(b"".join(cut), np.uint8)
     return flat, np.cumsum([0, *map(len, cut)], dtype=np.int64), np.array([len(text) for text in texts], np.int64)
+
+
+def _generated(texts: Sequence[bytes]) -> list[bool]:
+    return [is_generated(text[: 2 * _HEAD_BYTES].decode("utf-8", "replace")) for text in texts]
 
 
 def _kinds() -> np.ndarray:
@@ -116,45 +129,58 @@ def _mixed(value):
 @numba.njit(nogil=True, cache=True)
 def _extract(flat, bounds, sizes, kinds, definitions, buckets, columns, values, offsets, signs):
     counts, touched = np.zeros(buckets, np.int32), np.empty(buckets, np.int32)
-    seen = np.full((2, _SLOTS), -1, np.int64)
+    seen, unused = np.full((2, _SLOTS), -1, np.int64), np.zeros(signs.shape[1], np.float32)
     for index in range(len(bounds) - 1):
-        text = flat[bounds[index] : bounds[index + 1]]
-        number = _count(text, kinds, definitions, counts, touched, seen, index, signs[index])
+        text, end = flat[bounds[index] : bounds[index + 1]], offsets[index]
+        for part in range(2):
+            own = text if part else text[:_HEAD_BYTES]
+            into = signs[index] if part else unused
+            number = _count(own, kinds, definitions, counts, touched, seen, 2 * index + part, part, into)
+            start, total = end, 0.0
+            for place in range(number):
+                value = np.log1p(np.float64(counts[touched[place]]))
+                total += value * value
+                columns[start + place], values[start + place] = touched[place], value
+                counts[touched[place]] = 0
+            end = start + number
+            if number:
+                values[start:end] *= np.float32(1.0 / np.sqrt(total))
         _finish(signs[index], sizes[index])
-        start, total = offsets[index], 0.0
-        for place in range(number):
-            value = np.log1p(np.float64(counts[touched[place]]))
-            total += value * value
-            columns[start + place], values[start + place] = touched[place], value
-            counts[touched[place]] = 0
-        if number:
-            values[start : start + number] *= np.float32(1.0 / np.sqrt(total))
-        offsets[index + 1] = start + number
+        offsets[index + 1] = end
 
 
 @numba.njit(nogil=True, cache=True)
 def _multiply(flat, bounds, sizes, kinds, definitions, weights, sums, signs):
     counts, touched = np.zeros(len(weights), np.int32), np.empty(len(weights), np.int32)
-    seen = np.full((2, _SLOTS), -1, np.int64)
+    seen, unused = np.full((2, _SLOTS), -1, np.int64), np.zeros(signs.shape[1], np.float32)
     logs = np.log1p(np.arange(256).astype(np.float64))
     for index in range(len(bounds) - 1):
         text = flat[bounds[index] : bounds[index + 1]]
-        number = _count(text, kinds, definitions, counts, touched, seen, index, signs[index])
+        sums[index] = 0.0
+        for part in range(2):
+            own = text if part else text[:_HEAD_BYTES]
+            into = signs[index] if part else unused
+            number = _count(own, kinds, definitions, counts, touched, seen, 2 * index + part, part, into)
+            product, total = 0.0, 0.0
+            for place in range(number):
+                bucket = touched[place]
+                count = counts[bucket]
+                value = logs[count] if count < 256 else np.log1p(np.float64(count))
+                total += value * value
+                product += value * weights[bucket]
+                counts[bucket] = 0
+            if number:
+                sums[index] += product / np.sqrt(total)
         _finish(signs[index], sizes[index])
-        product, total = 0.0, 0.0
-        for place in range(number):
-            bucket = touched[place]
-            count = counts[bucket]
-            value = logs[count] if count < 256 else np.log1p(np.float64(count))
-            total += value * value
-            product += value * weights[bucket]
-            counts[bucket] = 0
-        sums[index] = product / np.sqrt(total) if number else 0.0
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(text, kinds, definitions, counts, touched, seen, index, signs):
-    """Adds up one text's hashed features and raw signs; gives how many buckets it touched."""
+def _count(text, kinds, definitions, counts, touched, seen, index, part, signs):
+    """Adds up one text's hashed features and raw signs; gives how many buckets it touched.
+
+    `index` is another number each time, and `part` tells a beginning (0) from a whole.
+    """
+    salt = np.uint64(part) * np.uint64(0x8EBC6AF09C88C6E3)
     shift = np.uint64(64 - int(np.log2(len(counts)) + 0.5))
     number, place, size = 0, 0, len(text)
     before, shapes, line_first = np.uint64(0), np.uint64(0), np.uint64(0)
@@ -173,19 +199,23 @@ def _count(text, kinds, definitions, counts, touched, seen, index, signs):
             if kind == _WORD:
                 place, token, shape = _word(text, place, kinds, definitions, line, seen, index, signs)
             else:
-                place, token, shape = _punctuation(text, place, signs)
+                place, token, shape = _punctuation(text, place, line, signs)
             if line[_BLANK]:
                 line[_BLANK], line[_COMMENT] = 0, _begins_comment(text, begin)
-                feature = _mixed(line_first * np.uint64(0xD6E8FEB86659FD93) + token * np.uint64(0xA0761D6478BD642F))
+                feature = _mixed(
+                    line_first * np.uint64(0xD6E8FEB86659FD93) + token * np.uint64(0xA0761D6478BD642F) + salt
+                )
                 number = _add(feature, shift, counts, touched, number)
                 line_first = token
             line[_HASH] = line[_HASH] * np.uint64(0x9E3779B97F4A7C15) + token
         shapes = ((shapes << np.uint64(9)) | shape) & np.uint64((1 << 36) - 1)
-        single = _mixed(token * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
-        pair = _mixed(before * np.uint64(0xC2B2AE3D27D4EB4F) + token * np.uint64(0x165667B19E3779F9) + np.uint64(2))
+        single = _mixed(token * np.uint64(0x9E3779B97F4A7C15) + salt + np.uint64(1))
+        pair = _mixed(before * np.uint64(0xC2B2AE3D27D4EB4F) + token * np.uint64(0x165667B19E3779F9) + salt)
         number = _add(single, shift, counts, touched, number)
         number = _add(pair, shift, counts, touched, number)
-        number = _add(_mixed(shapes * np.uint64(0x27D4EB2F165667C5) + np.uint64(3)), shift, counts, touched, number)
+        number = _add(
+            _mixed(shapes * np.uint64(0x27D4EB2F165667C5) + salt + np.uint64(3)), shift, counts, touched, number
+        )
         before = token
     if size > line[_START]:
         _end_line(size, line, seen, index, signs)
@@ -243,9 +273,17 @@ def _word(text, place, kinds, definitions, line, seen, index, signs):
 
 
 @numba.njit(nogil=True, cache=True)
-def _punctuation(text, place, signs):
+def _punctuation(text, place, line, signs):
     byte = text[place]
-    signs[17] += byte == 34 or byte == 39
+    if byte == 34 or byte == 39:
+        signs[17] += 1
+        if place >= line[_QUOTED]:
+            end = place + 1
+            while end < len(text) and text[end] != byte and text[end] != 10:
+                end += 1
+            if end < len(text) and text[end] == byte:
+                signs[28] += end - place
+            line[_QUOTED] = end + 1
     signs[18] += 1
     signs[19] += byte == 123 or byte == 91
     signs[23] += byte == 40
@@ -305,6 +343,8 @@ def _end_line(end, line, seen, index, signs):
 @numba.njit(nogil=True, cache=True)
 def _finish(signs, size):
     """From sums to shares, means and logarithms."""
+    dense = max(signs[10] + signs[16] + signs[18], 1.0)  # white space left out
+    signs[28] = min(1.0, (signs[28] + signs[16]) / dense)
     read, lines, words = max(signs[0], 1.0), max(signs[1], 1.0), max(signs[9], 1.0)
     signs[0] = np.log1p(size)
     signs[1] = np.log1p(lines * max(size, 1) / read)

@@ -37,11 +37,11 @@ class LinearSettings(BaseModel):
     """Of a file; what comes after is not looked at, its length is."""
     buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 26)
     """Of the hash table of n-grams, a power of two."""
-    knots: int = Field(12, ge=2, le=64)
+    knots: int = Field(14, ge=2, le=64)
     """Of each sign."""
     language_files: int = Field(50, ge=2)
     """Languages with fewer scored files share one set of weights."""
-    ridge: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    ridge: tuple[float, ...] = (0.4, 0.7, 1.2, 2.0)
     """Penalties that are tried."""
     tuning: float = Field(0.15, gt=0, lt=0.5)
     """Share of the repositories on which they are compared."""
@@ -123,7 +123,9 @@ def _groups(documents: Sequence[Mapping[str, Any]], languages: Sequence[str]) ->
 
 
 def _knots(signs: np.ndarray, count: int) -> np.ndarray:
-    return np.ascontiguousarray(np.quantile(signs, np.linspace(0, 1, count), axis=0).T.astype(np.float32))
+    """At quantiles that lie closer towards the ends, where what is unusual is told apart."""
+    shares = 0.5 - 0.5 * np.cos(np.linspace(0, np.pi, count))
+    return np.ascontiguousarray(np.quantile(signs, shares, axis=0).T.astype(np.float32))
 
 
 def _between(signs: np.ndarray, knots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
