@@ -48,12 +48,14 @@ def train(
     from megatron_seed.config.validate import check_layout
     from megatron_seed.data.held_out import check_data
     from megatron_seed.runtime.groups import read_launch
+    from megatron_seed.train.standing import check_start
 
     under_launcher = read_launch().world_size > 1
     if not under_launcher:
         loaded = load_recipe(recipe, overrides or ())
         check_layout(loaded, processes)
         check_data(loaded)
+        check_start(loaded)
         # torchrun would give each process one thread.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     command = [sys.executable, "-m", "megatron_seed.train", recipe, *(overrides or ())]

@@ -21,7 +21,11 @@ def check_layout(recipe: Recipe, world_size: int) -> None:
     problems = []
     for phase in recipe.phases:
         layout = recipe.layout_of(phase)
-        replicas = data_parallel_size(layout, world_size)
+        try:
+            replicas = data_parallel_size(layout, world_size)
+        except SeedError as error:
+            problems.append(f"phase {phase.name}: {error}")
+            continue
         found = [*_model_problems(recipe.model, layout), *_phase_problems(phase, recipe, layout, replicas)]
         problems += [f"phase {phase.name}: {problem}" for problem in found]
     if problems:

@@ -119,7 +119,9 @@ class HeldOut:
 def held_out_of(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
     """The held-out sources of a recipe, in sequences of a phase's length."""
     most, sources = recipe.evaluation.max_sequences, recipe.evaluation.held_out
-    encoder = Encoder.load(recipe.tokenizer) if sources and recipe.tokenizer and recipe.tokenizer.is_dir() else None
+    if recipe.tokenizer and not recipe.tokenizer.is_dir():
+        raise SeedError(f"tokenizer {recipe.tokenizer}: no such directory")
+    encoder = Encoder.load(recipe.tokenizer) if sources and recipe.tokenizer else None
     size, length = recipe.model.vocab_size, phase.sequence_length
     return [HeldOut.open(source, size, length, most, _middle_id(source, encoder), encoder) for source in sources]
 
@@ -149,8 +151,6 @@ def check_data(recipe: Recipe, thorough: bool = True) -> None:
 
 def _check_tokenizer(recipe: Recipe, tokenizer: Path) -> None:
     """Raise SeedError for a build whose manifest names another tokenizer than the recipe's."""
-    if not tokenizer.is_dir():
-        raise SeedError(f"tokenizer {tokenizer}: no such directory")
     digest = Encoder.load(tokenizer).digest
     sources = [*recipe.evaluation.held_out, *(source for phase in recipe.phases for source in phase.blend)]
     for prefix in dict.fromkeys(prefix for source in sources for prefix in source.builds):

@@ -36,7 +36,7 @@ from megatron_seed.train.hooks.slow_ranks import SlowRanksHook
 from megatron_seed.train.loop import run_phases
 from megatron_seed.train.record import Recorder
 from megatron_seed.train.resume import Start, find_start, load_start
-from megatron_seed.train.standing import phases_left, reading_of, stands
+from megatron_seed.train.standing import check_start, phases_left, reading_of, stands
 from megatron_seed.train.state import Run
 from megatron_seed.train.stop import Stop
 from megatron_seed.watch.watchdog import Watchdog
@@ -54,6 +54,7 @@ def train(recipe: Recipe) -> Progress:
     check_layout(recipe, launch.world_size)
     check_features(recipe)
     check_data(recipe, thorough=launch.local_rank == 0)
+    check_start(recipe)
     with StopRequest(recipe.stop.wall_clock_s, recipe.stop.margin_s) as request:
         prepare_orders(recipe, builds=launch.local_rank == 0, request=request)
         if recipe.deterministic:

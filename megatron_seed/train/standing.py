@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron_seed.checkpoint import layout
+from megatron_seed.checkpoint import layout, megatron_lm
 from megatron_seed.checkpoint.state import Progress, read_progress
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import LearningRate, PhaseConfig, Recipe, StartFrom
@@ -96,6 +96,19 @@ def sources_now(progress: Progress, before: Recipe | None) -> dict[str, Cursor]:
     if phase is None:
         return progress.cursors
     return cursors_after(phase, before.seed, progress.cursors, progress.blend, progress.segment_samples)
+
+
+def check_start(recipe: Recipe) -> None:
+    """Raise SeedError where the checkpoint that a new run is to begin with is not there, with those that are."""
+    branch = recipe.start_from
+    if branch is None or layout.finished(recipe.run_dir) or megatron_lm.find(branch.checkpoint):
+        return
+    if (layout.resolve(branch.checkpoint) / ".metadata").is_file():
+        return
+    run_dir = branch.checkpoint.parent.parent if layout.is_name(branch.checkpoint.name) else branch.checkpoint
+    steps = ", ".join(str(layout.step_of(path)) for path in layout.finished(run_dir))
+    there = f"; {run_dir} has those of the steps {steps}" if steps else ""
+    raise SeedError(f"start_from: {branch.checkpoint}: no checkpoint there{there}")
 
 
 def stands(checkpoint: Path, branch: StartFrom | None, recipe: Recipe) -> Progress:

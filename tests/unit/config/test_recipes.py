@@ -95,7 +95,7 @@ def with_layout(recipe: Recipe, **layout: object) -> Recipe:
 @pytest.mark.parametrize(
     ("layout", "world", "message"),
     [
-        ({"tensor_parallel": 2}, 3, "3 processes do not divide by tensor_parallel 2 x pipeline"),
+        ({"tensor_parallel": 2}, 3, "phase main: 3 processes do not divide by tensor_parallel 2 x pipeline"),
         ({"tensor_parallel": 4}, 4, "num_query_groups 2 does not divide by tensor_parallel 4"),
         ({"pipeline_parallel": 3}, 3, "num_layers 2 does not divide by pipeline_parallel 3"),
         ({"sequence_parallel": True}, 1, "sequence_parallel needs tensor_parallel > 1"),

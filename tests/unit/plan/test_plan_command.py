@@ -54,7 +54,7 @@ def test_overrides_and_assumptions_change_the_plan() -> None:
 def test_a_layout_that_cannot_be_is_explained_and_others_are_offered() -> None:
     result = run("seed_coder_8b/pretrain", "--gpus", 4)
     assert result.exit_code == 0
-    assert "cannot run on 4 GPUs: 4 processes do not divide" in result.output
+    assert "phase web: 4 processes do not divide" in result.output
     assert "TP4 SP" in result.output
     assert "No layout of those searched divides 7 GPUs" in run("seed_coder_8b/pretrain", "--gpus", 7).output
     assert "does not fit in phase main" in run("quickstart", "--gpus", 2, "--assume", "memory_bytes=1e8").output

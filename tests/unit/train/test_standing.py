@@ -94,6 +94,14 @@ def test_everything_with_fresh_cursors_reads_from_the_beginning(recipe: Callable
     assert newest(child).step == 5
 
 
+def test_a_branch_from_nothing_is_refused_with_what_there_is(recipe: Callable[..., Recipe]) -> None:
+    parent = recipe("parent", {"first": 2}, checkpoint={"every_steps": 1})
+    train(parent)
+    for place, told in ((f"{parent.run_dir}@7", "has those of the steps 1, 2"), ("nowhere", "nowhere: no checkpoint")):
+        with pytest.raises(SeedError, match=f"start_from: .*{told}"):
+            train(recipe("child", {"first": 3}, f"from={place}"))
+
+
 def test_a_run_of_its_own_that_lost_its_phase_is_refused(recipe: Callable[..., Recipe]) -> None:
     train(recipe("run", {"first": 2}))
     with pytest.raises(SeedError, match="stands in phase 'first', which the recipe does not have; its phases: other"):
