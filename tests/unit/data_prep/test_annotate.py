@@ -338,7 +338,14 @@ def test_default_rules_hold_where_their_annotation_was_made(tmp_path, files, tak
     deduplicate(corpus, 1)
     first = select(corpus, "main", SelectionConfig())
     assert [step["rule"] for step in first["dropped"]] == ["exact_duplicate", "near_duplicate"]
-    assert first["rules_left_out"] == ["broken_syntax", "generated", "minified", "data_file", "contaminated"]
+    assert first["rules_left_out"] == [
+        "broken_syntax",
+        "generated",
+        "minified",
+        "data_file",
+        "contaminated",
+        "low_quality",
+    ]
     annotate(corpus, [AnnotatorSpec.of("syntax"), AnnotatorSpec.of("signs")])
     dropped = {step["rule"]: step["documents"] for step in select(corpus, "main", SelectionConfig())["dropped"]}
     wanted = {"broken_syntax": 1, "generated": 1}
