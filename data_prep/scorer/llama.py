@@ -6,6 +6,7 @@ token, times ten. Training sees each file once (one epoch) and minimises the squ
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -23,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.errors import DataError
 from data_prep.scorer.rows import encode_files, write_rows
-from data_prep.shards import write_json
+from data_prep.shards import fingerprint, write_json
 from megatron_seed.checkpoint import layout
 from megatron_seed.checkpoint.manifest import find_damage, write_manifest
 from megatron_seed.checkpoint.reader import CheckpointReader, read_model_config
 from megatron_seed.config.schema import LayoutConfig
 from megatron_seed.data.manifest import read_manifest
+from megatron_seed.data.scored import targets_path
 from megatron_seed.generate import load_weights
 from megatron_seed.hf.torch_dist import Part, write_torch_dist
 from megatron_seed.runtime import device
@@ -70,7 +72,7 @@ def train_llama(
     seed: int,
     tokenizer: Path | None = None,
 ) -> Path:
-    """Trains in `run_dir` (rows, recipe, checkpoints; stopped, it goes on) and returns the last checkpoint.
+    """Trains below `run_dir` (rows, and a run folder; stopped, it goes on) and returns the last checkpoint.
 
     `checkpoint`: the pretrained one, of ours or imported by `hf import`. Raises `DataError` where it cannot start, or
     training fails.
@@ -80,7 +82,12 @@ def train_llama(
     prefix = run_dir / "rows" / "train"
     files = list(zip(_encoded(encoder, documents, settings.file_tokens), scores / 10, strict=True))
     rows = write_rows(prefix, files, settings.file_tokens, settings.batch_rows, encoder)
-    recipe = _recipe(checkpoint, run_dir, prefix, rows, settings, seed, encoder)
+    recipe = _recipe(checkpoint, prefix, rows, settings, seed, encoder)
+    # A folder for each set of scores and settings: what is finished there is never taken for something else.
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(f"{prefix}.bin"), targets_path(prefix))]
+    run_dir = run_dir / f"run-{fingerprint(recipe, digests)[:12]}"
+    recipe |= {"name": run_dir.name, "run_dir": str(run_dir.resolve())}
+    run_dir.mkdir(exist_ok=True)
     path = run_dir / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "megatron_seed.train", str(path)]
@@ -122,7 +129,7 @@ def _encoded(encoder: Encoder, documents: Sequence[Mapping[str, Any]], file_toke
 
 
 def _recipe(
-    checkpoint: Path, run_dir: Path, prefix: Path, rows: int, settings: LlamaSettings, seed: int, encoder: Encoder
+    checkpoint: Path, prefix: Path, rows: int, settings: LlamaSettings, seed: int, encoder: Encoder
 ) -> dict[str, Any]:
     tokens = read_manifest(prefix).tokens
     precision = settings.precision
@@ -146,8 +153,6 @@ def _recipe(
         "blend": [{"name": "scores", "builds": str(prefix.resolve())}],
     }
     return {
-        "name": run_dir.name,
-        "run_dir": str(run_dir.resolve()),
         "seed": seed,
         "model": {**read_model_config(checkpoint).model_dump(mode="json"), "head": "score"},
         "tokenizer": str(encoder.path),
