@@ -361,9 +361,13 @@ def test_every_built_in_annotator_is_one(tmp_path):
     (tmp_path / "b.jsonl").write_text(
         '{"prompt": "these are more than ten different words in a row, all of them telling"}\n'
     )
+    (tmp_path / "a_scorer.py").write_text("def five(documents):\n    return [5.0 for _ in documents]\n")
+    needed = {
+        "decontamination": {"benchmarks": [str(tmp_path / "b.jsonl")]},
+        "quality": {"scorer": "a_scorer:five", "module_folder": str(tmp_path)},
+    }
     for name in BUILT_IN:
-        settings = {"benchmarks": [str(tmp_path / "b.jsonl")]} if name == "decontamination" else {}
-        loaded = AnnotatorSpec.of(name, **settings).load()
+        loaded = AnnotatorSpec.of(name, **needed.get(name, {})).load()
         assert loaded.version is not None and AnnotatorSpec.of(name).name == name
         answers = loaded.annotate([dict.fromkeys(loaded.reads) | {"text": "", "language": "Python", "path": "a.py"}])
         assert {column: len(values) for column, values in answers.items()} == dict.fromkeys(loaded.columns, 1)
