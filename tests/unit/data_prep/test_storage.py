@@ -21,7 +21,7 @@ import data_prep.shards
 from data_prep.annotate import AnnotatorSpec, annotate
 from data_prep.build import build
 from data_prep.cli import app
-from data_prep.dedup.levels import deduplicate
+from data_prep.dedup.levels import LEVELS, deduplicate
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.leases import hold_lease
@@ -102,19 +102,22 @@ def test_tables_in_a_store_give_the_same_documents(tmp_path, folder, kind):
     assert import_documents([one], tmp_path / "one", ImportLimits(shard_bytes=2000), 1).documents == 40
 
 
-def test_a_corpus_in_a_store_is_the_same_through_all_steps(tmp_path, files, folder):
+@pytest.mark.parametrize("levels", [("exact",), pytest.param(LEVELS, marks=pytest.mark.slow)], ids=["exact", "all"])
+def test_a_corpus_in_a_store_is_the_same_through_all_steps(tmp_path, files, folder, levels):
     root = files(tmp_path / "root", CONTENT)
     config = load_config(None, {"held_out": {"fraction": 0.3}})
+    if levels != LEVELS:
+        config = config.model_copy(update={"variant": None, "rules": config.rules[:1]})
 
     def steps(corpus) -> dict:
         import_documents([SourceSpec("folders", root, "src")], corpus, ImportLimits(shard_bytes=1500), 1)
-        deduplicate(corpus, 1, partitions=2)
+        deduplicate(corpus, 1, levels=levels, partitions=2)
         annotate(corpus, [AnnotatorSpec.of("signs")])
         return select(corpus, "main", config)
 
     here, there = steps(tmp_path / "corpus"), steps(folder / "corpus")
     assert results(tmp_path / "corpus") == results(folder / "corpus")
-    assert len({name.split("/")[1] for name in results(folder / "corpus")}) == 6
+    assert len({name.split("/")[1] for name in results(folder / "corpus")}) == len(levels) + 3
     assert here["left"] == there["left"] and here["digest"] == there["digest"]
     assert not list((folder / "corpus").rglob("*.tmp")) and not (folder / "corpus/.lock").exists()
     assert read_selection(folder / "corpus", "main")["digest"] == there["digest"]
