@@ -216,6 +216,28 @@ def select(
 
 
 @app.command()
+def tokenizer(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Argument(help="Folder of the tokenizer.", file_okay=False)],
+    vocab_size: Annotated[int, typer.Option(help="Number of ids, special tokens included.")],
+    selection: Selection = "main",
+    kind: Annotated[str, typer.Option(help="sentencepiece or byte_bpe.")] = "sentencepiece",
+    max_chars: Annotated[int, typer.Option(min=0, help="Characters used of all texts; 0 for all.")] = 400_000_000,
+    seed: Annotated[int, typer.Option(help="Keys the choice of texts.")] = 1234,
+) -> None:
+    """Train a tokenizer on what a selection trains on, and on nothing that it holds out."""
+    from data_prep.select import read_selection
+    from data_prep.texts import selected_texts
+    from tokenizer.train import TrainSettings, train
+
+    settings = TrainSettings(vocab_size, kind, max_chars=max_chars or None, seed=seed)
+    read_selection(corpus, selection)
+    with _progress() as progress:
+        description = train(selected_texts(corpus, selection, "train"), out, settings, progress)
+    typer.echo(f"{out}: {description['kind']}, {description['vocab_size']:,} ids")
+
+
+@app.command()
 def build(
     corpus: Corpus,
     out: Annotated[

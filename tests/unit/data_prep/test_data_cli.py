@@ -1,5 +1,6 @@
 """The `data` commands and the report behind `inspect`."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from data_prep.cli import app
 from data_prep.errors import DataError
 from data_prep.report import corpus_report
+from data_prep.texts import selected_texts
 
 
 def run(*arguments):
@@ -70,11 +72,34 @@ def test_inspect_before_anything_is_selected(tmp_path, root):
     assert "Languages" in run("inspect", corpus)
 
 
+def test_a_tokenizer_is_trained_on_the_training_side_alone(tmp_path, files):
+    sign = {f"r{i:02d}": chr(0x4E00 + i) for i in range(40)}  # what only this repository holds
+    code = {f"{name}/a.py": "".join(f"{sign[name]} = w{hash_of(name, i)}\n" for i in range(40)) for name in sign}
+    corpus, tokenizer = tmp_path / "corpus", tmp_path / "tokenizer"
+    run("import", corpus, files(tmp_path / "root", code), "--workers", "1")
+    config = tmp_path / "selection.yaml"
+    config.write_text("rules: []\nheld_out: {fraction: 0.4}\n")
+    run("select", corpus, "--config", config)
+    assert run("tokenizer", corpus, tokenizer, "--vocab-size", "600") == f"{tokenizer}: sentencepiece, 600 ids\n"
+    learnt = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
+    trained_on = {text[0] for text in selected_texts(corpus, "main", "train")}
+    assert 0 < len(trained_on) < 40
+    assert {character for character in sign.values() if character in learnt} == trained_on
+
+
+def hash_of(*parts):
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:6]
+
+
 def test_what_is_wrong_is_a_data_error(tmp_path, root):
     with pytest.raises(DataError, match="there is no corpus"):
         run("inspect", tmp_path / "corpus")
     with pytest.raises(DataError, match="KEY=VALUE"):
         run("select", tmp_path / "corpus", "--rule", "no-sql")
+    with pytest.raises(DataError, match="engine 'cloud': it must be one of local, slurm, ray"):
+        run("build", tmp_path / "corpus", tmp_path / "out", "--tokenizer", tmp_path, "--engine", "cloud")
+    with pytest.raises(DataError, match="there is no selection 'main'"):
+        run("tokenizer", tmp_path / "corpus", tmp_path / "out", "--vocab-size", "800")
 
 
 def test_help_loads_nothing_heavy():
