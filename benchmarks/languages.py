@@ -109,7 +109,6 @@ LABELS = (
     Label("octave-image", "m", "MATLAB", fresh=True),
     Label("octave-io", "m", "MATLAB", fresh=True),
     Label("openssl", "inc", "C", path=r"/(crypto|providers|include|ssl|test)/", fresh=True),
-    Label("pforth", "fth fs", UNKNOWN, "Forth", fresh=True),
     Label("puppet-module-puppetlabs-postgresql", "pp", UNKNOWN, "Puppet", fresh=True),
     Label("puppet-module-puppetlabs-apt", "pp", UNKNOWN, "Puppet", fresh=True),
     Label("r-cran-tibble", "r", "R", fresh=True),
@@ -119,7 +118,7 @@ LABELS = (
 SOURCES = (
     "antlr", "bison", "flex", "gnustep-base", "keepass2", "mercurial", "mlton", "musl", "perl", "php8.2",
     "r-cran-dplyr", "syslinux", "antlr3", "bc", "expect", "gnustep-gui", "gprolog", "iverilog", "nunit", "openssl",
-    "pforth", "r-cran-tibble",
+    "r-cran-tibble",
 )  # fmt: skip
 WHEELS = ("mathics3",)
 BINARIES = tuple(sorted({label.package for label in LABELS} - {*SOURCES, *WHEELS}))
