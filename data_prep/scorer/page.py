@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from data_prep.report.charts import bare
 from data_prep.report.environment import environment
 from data_prep.report.formats import count
-from data_prep.report.svg import LEVEL, LINE, MUTED, PAPER, TRAIN, render
+from data_prep.report.svg import LINE, MUTED, PAPER, TRAIN, render
 from data_prep.scorer.measure import CLASSES
 from data_prep.shards import write_atomic, write_json
 
@@ -47,7 +47,7 @@ def _draw(classes: Mapping[int, Mapping[str, Any]], figure: Figure, narrow: bool
         widths=0.6,
         showfliers=False,
         patch_artist=True,
-        boxprops={"facecolor": LEVEL, "edgecolor": TRAIN, "linewidth": 1},
+        boxprops={"facecolor": PAPER, "edgecolor": TRAIN, "linewidth": 1},
         medianprops={"color": TRAIN, "linewidth": 2.5},
         whiskerprops=line,
         capprops=line,
