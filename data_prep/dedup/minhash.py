@@ -11,6 +11,7 @@ of a band agree, which for Jaccard similarity s happens with probability 1 - (1 
 advance (Li and Koenig, b-bit minwise hashing, 2010), so that most false candidates are never looked at again.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,8 @@ from itertools import pairwise
 import numba
 import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
+
+import data_prep.dedup.jit  # noqa: F401 - before the first kernel
 
 _UNROLL = 8  # set members that one pass over the permutations takes in
 _FILTER = 1 << 12  # of a table of members seen last; repeated ones need no second look
@@ -126,6 +129,7 @@ def overlaps(
     return shared, (sizes[0] + sizes[1] - shared).astype(np.uint32)
 
 
+@functools.cache
 def _is_word_byte() -> np.ndarray:
     table = np.zeros(256, np.bool_)
     table[128:] = True

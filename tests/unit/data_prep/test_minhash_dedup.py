@@ -1,6 +1,8 @@
 """The kernel against plain Python, and what bands find against what they should."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +142,25 @@ def test_settings_say_what_is_wrong(tmp_path):
     path.write_text("[1]")
     with pytest.raises(DataError, match="a mapping"):
         load_settings(path)
+
+
+def test_kernels_start_without_other_packages_and_leave_them_usable():
+    code = """
+import sys, numba, numpy as np
+from data_prep.dedup import minhash
+minhash.text_set(np.frombuffer(b"a b c d e f", np.uint8), 5)
+assert not {"awkward", "scipy.linalg"} & set(sys.modules)
+assert numba.njit(lambda a: np.dot(a, a))(np.eye(2)).tolist() == [[1, 0], [0, 1]]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_word_is_hashed_alike_wherever_it_stands():
+    """Words longer than eight bytes, and at the end of a text, are read in other ways."""
+    for word in ("a", "exactly8", "ninechars", "x" * 16, "é" * 20):
+        sets = [
+            text_set(np.frombuffer(text.encode(), np.uint8), 1) for text in (word, f"{word} ", f"  {word}{' ' * 70}")
+        ]
+        assert len({tuple(found.tolist()) for found in sets}) == 1 and len(sets[0]) == 1
+    every = {int(text_set(np.frombuffer(b"x" * length, np.uint8), 1)[0]) for length in range(1, 40)}
+    assert len(every) == 39
