@@ -74,9 +74,7 @@ def test_manifests_are_held_against_the_run(build: Path) -> None:
     assert open_builds(source, vocab_size=100, fim=0.5)
     with pytest.raises(SeedError, match=r"tokenizer of 100 ids, but model.vocab_size is 90"):
         open_builds(source, vocab_size=90)
-    with pytest.raises(
-        SeedError, match=f"{build}: built .* at rate 0.5, but the phase asks for fim: 0.1"
-    ):
+    with pytest.raises(SeedError, match=f"{build}: built .* at rate 0.5, but the phase asks for fim: 0.1"):
         open_builds(source, vocab_size=100, fim=0.1)
 
 
