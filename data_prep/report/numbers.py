@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from data_prep.annotate import summary
 from data_prep.annotations import annotation_names, current_annotation
+from data_prep.commits.reasons import REASONS as COMMIT_REASONS
 from data_prep.database import add_shards_view, open_database
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.errors import DataError
@@ -36,7 +37,7 @@ def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) 
     except (OSError, ValueError) as error:
         raise DataError(f"{corpus / 'import.json'} cannot be read ({error}); run `data import` again") from None
     for reason, drop in imported["drops"].items():
-        drop["meaning"] = REASONS[reason]
+        drop["meaning"] = {**COMMIT_REASONS, **REASONS}[reason]
     selected = read_selection(corpus, selection) if selection else None
     return {
         "corpus": str(corpus),

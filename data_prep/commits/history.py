@@ -1,0 +1,180 @@
+"""The history of a repository: one row for each commit, judged by what needs no sample.
+
+Commits are in an order in which parents come before their children. A history that is made again after new commits
+keeps its rows and gets new ones at its end, in batches of their own: what was made of the others stays good. Where the
+old HEAD is no ancestor of the new one, it is made from the start.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pygit2
+from pygit2.enums import SortMode
+
+from data_prep.commits.changes import FAILURES, tree_diff
+from data_prep.commits.settings import CommitSettings
+from data_prep.shards import fingerprint
+from data_prep.storage import read_parquet
+
+FORMAT = "data_prep.history/1"
+SCHEMA = pa.schema(
+    [
+        pa.field("commit", pa.string(), nullable=False),
+        pa.field("date_s", pa.int64(), nullable=False),
+        pa.field("batch", pa.int32(), nullable=False),
+        pa.field("is_bot", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("patch_id", pa.string()),
+    ]
+)
+_KEY = b"data_prep.history"
+_DAY_S = 86_400
+
+
+@functools.lru_cache(maxsize=4)
+def open_repository(path: str) -> pygit2.Repository:
+    # Git refuses repositories of other users because their hooks and settings could run things. Nothing is run here.
+    pygit2.settings.owner_validation = False
+    return pygit2.Repository(path)
+
+
+@dataclass(frozen=True)
+class HistoryTask:
+    """What a history is made of. `rules` is the fingerprint of the settings."""
+
+    path: str
+    head: str
+    settings: CommitSettings
+    batch_commits: int
+
+    @property
+    def rules(self) -> str:
+        return fingerprint(FORMAT, self.settings.model_dump(mode="json"), self.batch_commits)
+
+    @property
+    def inputs(self) -> str:
+        return fingerprint(self.rules, self.head)
+
+
+def write_history(stream: BinaryIO, task: HistoryTask, earlier: Path) -> Mapping[str, Any]:
+    """Shard function: the history, on top of what lies at `earlier` where that is of the same rules.
+
+    Counts `commits`, `days` and `batches` (for each: rows, candidates and a digest of its rows), or says what is the
+    `problem` of a repository that cannot be read to its end.
+    """
+    repository = open_repository(task.path)
+    table, known_head = _earlier(repository, task, earlier)
+    rows = table.to_pylist()
+    batch = rows[-1]["batch"] + 1 if rows else 0
+    problem, first = None, len(rows)
+    try:
+        for commit in _walk(repository, task.head, known_head):
+            number = batch + (len(rows) - first) // task.batch_commits
+            rows.append({**_judged(repository, commit, task.settings), "batch": number})
+    except FAILURES as error:
+        rows, problem = [], str(error).strip("'")
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    about = "\0".join([task.rules, task.head]).encode()
+    pq.write_table(table.replace_schema_metadata({_KEY: about}), stream, compression="zstd")
+    dates = [row["date_s"] for row in rows]
+    days = (max(dates) - min(dates)) // _DAY_S if dates else 0
+    return {"rows": len(rows), "days": days, "batches": _batches(rows), "problem": problem}
+
+
+def _earlier(repository: pygit2.Repository, task: HistoryTask, path: Path) -> tuple[pa.Table, str | None]:
+    """The rows to go on from, and the head that they end in."""
+    nothing = SCHEMA.empty_table(), None
+    try:
+        table = read_parquet(path, use_threads=False)
+        rules, head = (table.schema.metadata or {}).get(_KEY, b"\0").decode().split("\0")
+        if rules != task.rules or not table.num_rows:
+            return nothing
+        if head != task.head and not repository.descendant_of(task.head, head):
+            return nothing
+    except (*FAILURES, pa.ArrowException):
+        return nothing
+    return table, head
+
+
+def _walk(repository: pygit2.Repository, head: str, known_head: str | None) -> Iterator[pygit2.Commit]:
+    walker = repository.walk(head, SortMode.TOPOLOGICAL | SortMode.REVERSE)
+    if known_head:
+        walker.hide(known_head)
+    yield from walker
+
+
+def _judged(repository: pygit2.Repository, commit: pygit2.Commit, settings: CommitSettings) -> dict[str, Any]:
+    is_bot = any(pattern.search(_author(commit)) for pattern in _patterns(settings.bots))
+    row = {"commit": str(commit.id), "date_s": commit.commit_time, "is_bot": is_bot, "reason": None, "patch_id": None}
+    row["reason"] = _refusal(repository, commit, is_bot and not settings.keep_bots)
+    if row["reason"] is None:
+        try:
+            row["reason"], row["patch_id"] = _patch(repository, commit, settings)
+        except FAILURES:
+            row["reason"] = "damaged_git"
+    return row
+
+
+@functools.lru_cache(maxsize=4)
+def _patterns(bots: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in bots)
+
+
+def _author(commit: pygit2.Commit) -> str:
+    author = commit.author
+    return f"{author.raw_name.decode(errors='replace')} <{author.raw_email.decode(errors='replace')}>"
+
+
+def _refusal(repository: pygit2.Repository, commit: pygit2.Commit, refused_bot: bool) -> str | None:
+    if len(commit.parent_ids) > 1:
+        return "merge"
+    if not commit.parent_ids or commit.parent_ids[0] not in repository:
+        return "no_parent"
+    if refused_bot:
+        return "bot"
+    message = message_of(commit)
+    if message is None:
+        return "message_not_text"
+    return None if message else "empty_message"
+
+
+def message_of(commit: pygit2.Commit) -> str | None:
+    """The message without white space at its ends; None where it cannot be decoded."""
+    try:
+        return commit.raw_message.decode(commit.message_encoding or "utf-8").strip()
+    except (UnicodeDecodeError, LookupError):
+        return None
+
+
+def _patch(
+    repository: pygit2.Repository, commit: pygit2.Commit, settings: CommitSettings
+) -> tuple[str | None, str | None]:
+    """(why there is none, patch id). Patches with large files are named by the ids of what they hold."""
+    diff = tree_diff(repository, commit.parents[0].tree, commit.tree)
+    if not len(diff):
+        return "no_change", None
+    if len(diff) > settings.max_files:
+        return "huge", None
+    sides = [(d.status_char(), d.old_file, d.new_file) for d in diff.deltas]
+    blobs = [(status, side.raw_path.hex(), str(side.id)) for status, *both in sides for side in both]
+    if any(_size(repository, oid) > settings.max_file_bytes for _, _, oid in blobs):
+        return None, fingerprint(blobs)
+    return None, str(diff.patchid)
+
+
+def _size(repository: pygit2.Repository, oid: str) -> int:
+    """Bytes of a blob; 0 where there is none, as for a side that is not there, or a submodule."""
+    return repository.odb.read_header(oid)[1] if oid in repository else 0
+
+
+def _batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["batch"], []).append(row)
+    return [{"batch": batch, "rows": len(part), "digest": fingerprint(part)} for batch, part in found.items()]
