@@ -24,7 +24,7 @@ LAYOUTS = {
     "PP2": (2, {"pipeline_parallel": 2}),
     "DP2": (2, {}),
 }
-SLOW = ("PP2", "DP2")
+SLOW = ("TP2+SP", "PP2", "DP2")
 MODEL = {"preset": "seed_coder_tiny"}
 ROW_TOKENS, STEPS = 64, 8
 
