@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_prep.commits.command import commits
 from data_prep.errors import DataError
 from data_prep.oracle.command import app as oracle_app
+from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
 
 app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
 app.add_typer(oracle_app, name="oracle")
 app.add_typer(score_app, name="score")
 app.command()(commits)
+app.command()(repositories)
 
 
 def _folder(text: str) -> Path:

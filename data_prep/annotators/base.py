@@ -32,6 +32,7 @@ BUILT_IN = {
     "secrets": "data_prep.annotators.secrets:Secrets",
     "decontamination": "data_prep.annotators.decontamination:Decontamination",
     "quality": "data_prep.scorer.quality:Quality",
+    "imports": "data_prep.repositories.imports:Imports",
 }
 # Annotations that other steps make; and what a rule of a selection could not tell from a document's own columns.
 _TAKEN_NAMES = frozenset({"exact_dedup", "near_dedup", "repository_dedup", "documents", *SCHEMA.names})
