@@ -64,10 +64,21 @@ def job_nodes(job: str) -> list[str]:
     return host_names(_of_job(job, "NodeList").replace("(null)", ""))
 
 
+def has_lost_batch_host(job: str) -> bool:
+    """Whether a running job goes on without the node that its batch script was on."""
+    about = _about(job)
+    held = host_names(about.get("NodeList", "").replace("(null)", ""))
+    return about.get("JobState") == "RUNNING" and bool(held) and about.get("BatchHost") not in held
+
+
 def _of_job(job: str, key: str) -> str:
-    """A value of `scontrol show job`; those asked for hold no spaces."""
-    words = _patiently("scontrol", "show", "job", job).split()
-    return next((word.partition("=")[2] for word in words if word.startswith(f"{key}=")), "")
+    return _about(job).get(key, "")
+
+
+def _about(job: str) -> dict[str, str]:
+    """What `scontrol show job` says; the values that are asked for hold no spaces."""
+    words = (word.partition("=") for word in _patiently("scontrol", "show", "job", job).split())
+    return {name: value for name, equals, value in words if equals}
 
 
 def requeue(job: str, without: Sequence[str]) -> None:
@@ -85,10 +96,10 @@ def cancel(jobs: Sequence[str], *options: str) -> None:
         slurm("scancel", "--quiet", *options, *jobs)
 
 
-def end_steps(job: str) -> None:
-    """Kill what srun started in a job. SIGKILL for the job as a whole would end its batch script too."""
-    steps = slurm("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i").split()
-    cancel([step for step in steps if step.rpartition(".")[2].isdigit()])
+def end_steps(job: str, name: str) -> None:
+    """Kill the steps of a job that have this name. SIGKILL for the job as a whole would end its batch script too."""
+    rows = slurm("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j").splitlines()
+    cancel([step for step, _, its in (row.partition(" ") for row in rows) if its.strip() == name])
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:

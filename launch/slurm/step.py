@@ -32,6 +32,8 @@ exit "$code"
 # torchrun does not know SIGUSR1, which would end it; its ranks do.
 _DEAF_TO_USR1 = """trap '' USR1; exec "$@" """
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+_NAME = "training"
+"""Of steps."""
 _LOOK_EVERY_S = 1.0
 _NO_FAILURE = {0, exit_codes.STOPPED_EARLY}
 _FAILED_GRACE_S = 15.0
@@ -91,9 +93,9 @@ def srun_argv(training: Training, nodes: Sequence[str], tasks: int) -> list[str]
     To Slurm a step on a node that is gone runs on, and holds what it has of the others: hence `--overlap`.
     """
     return [
-        "srun", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", f"--ntasks={len(nodes) * tasks}",
-        f"--ntasks-per-node={tasks}", "--overlap", "--distribution=block", "--kill-on-bad-exit=0",
-        "--unbuffered", *training.srun_options,
+        "srun", f"--job-name={_NAME}", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}",
+        f"--ntasks={len(nodes) * tasks}", f"--ntasks-per-node={tasks}", "--overlap", "--distribution=block",
+        "--kill-on-bad-exit=0", "--unbuffered", *training.srun_options,
     ]  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def _wait(srun: subprocess.Popen, log_dir: Path, job: str, grace_s: float, look:
 def end_step(srun: subprocess.Popen, job: str, patience_s: float = 20.0) -> int:
     """End what still runs of the job's steps; the batch script goes on."""
     with contextlib.suppress(control.SlurmError):
-        control.end_steps(job)
+        control.end_steps(job, _NAME)
     for ask in (srun.terminate, srun.kill):
         with contextlib.suppress(subprocess.TimeoutExpired):
             return srun.wait(patience_s)

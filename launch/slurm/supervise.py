@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--probe-s", type=float, default=30.0, help="for a node to answer")
     add("--health", action="append", default=[], metavar="LIMIT=NUMBER", help="check nodes first, by these limits")
     add("--scratch", help="a folder on each node's disk, to be checked")
+    add("--deputy", action="store_true", help="Slurm keeps the job when it loses a node: have its first one watched")
     add("--srun-option", action="append", default=[], metavar="OPTION")
     add("--inside", action="append", default=[], metavar="WORD", help="what enters a container, word by word")
     add("command", nargs="+", help="python -m megatron_seed.train RECIPE ...")
@@ -75,6 +77,8 @@ class Supervisor:
         self.at_limit: bool | None = None
         """For its time limit; None before that was asked."""
         self.requeued = False
+        self.deputy: tuple[str, subprocess.Popen] | None = None
+        """Where it is, and its srun."""
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._terminate)
@@ -98,6 +102,7 @@ class Supervisor:
         """Train once, on as many good nodes as the recipe can use."""
         held, number = control.job_nodes(self.job), attempts(self.history.events()) + 1
         good, problem = self._good_nodes([node for node in held if node not in self.faulty])
+        self._appoint_deputy([node for node in good if node not in held[:1]])
         count = max((count for count in self.rules.node_counts if count <= len(good)), default=0)
         saved = saved_step(self.run_dir)
         if self.terminated:
@@ -156,6 +161,17 @@ class Supervisor:
         for node, why in bad.items():
             self._leave_out(node, why)
         return [node for node in candidates if node not in bad], ""
+
+    def _appoint_deputy(self, others: Sequence[str]) -> None:
+        """On the last of the other nodes, which is a spare where there are any."""
+        if not self.options.deputy or not others or (self.deputy and self.deputy[0] == others[-1]):
+            return
+        if self.deputy:
+            self.deputy[1].terminate()
+        place = ["srun", "--job-name=deputy", "--nodes=1", "--ntasks=1", f"--nodelist={others[-1]}", "--overlap"]
+        then = "requeue" if self.rules.requeue else "cancel"
+        command = [sys.executable, "-m", "launch.slurm.deputy", self.job, then]
+        self.deputy = others[-1], subprocess.Popen([*place, *command], stdin=subprocess.DEVNULL)
 
     def _find_faulty(self, chosen: Sequence[str], result: step.StepEnd, began: float) -> None:
         for node, why in nodes.named_faulty(self.run_dir, result.nodes, chosen, began).items():

@@ -110,11 +110,15 @@ def _directives(job: TrainingJob) -> dict[str, str | int | None]:
         found["cpus-per-task"] = cluster.processes * (cluster.cpus_per_process or 1)
     if cluster.signal_margin_s:
         found["signal"] = f"USR1@{cluster.signal_margin_s}"
-    if most > counts[0]:
+    if _survives_a_node(job, counts):
         found["no-kill"] = None
     if request.chain > 1:
         found["dependency"] = "singleton"
     return found | dict(further_directives(cluster))
+
+
+def _survives_a_node(job: TrainingJob, counts: tuple[int, ...]) -> bool:
+    return job.request.nodes + job.request.spare_nodes > counts[0]
 
 
 def _log_of(job: TrainingJob) -> Path:
@@ -131,7 +135,8 @@ def _supervisor(job: TrainingJob) -> Iterator[tuple[str, ...]]:
     at_limit = "next" if request.chain > 1 else "requeue" if request.requeue else "end"
     yield watcher, "-m", "launch.slurm.supervise"
     yield "--run-dir", str(job.run_dir)
-    yield "--nodes", ",".join(map(str, node_counts(job.recipe, cluster, request)))
+    counts = node_counts(job.recipe, cluster, request)
+    yield "--nodes", ",".join(map(str, counts)), *(["--deputy"] if _survives_a_node(job, counts) else [])
     yield "--processes", str(cluster.processes), "--launcher", request.launcher
     yield "--tries", str(request.tries), *(["--requeue"] if request.requeue else []), "--at-time-limit", at_limit
     if request.health:
