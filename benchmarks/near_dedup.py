@@ -44,6 +44,7 @@ GOALS = {"datatrove": 40.0, "datasketch": 8.0, "end_to_end": 10.0, "incremental"
 THRESHOLD = 0.7
 BANDS, ROWS = 42, 6
 WORD = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff]+")
+PEERS = ("datatrove", "datatrove, our words", "datasketch", "datasketch, xxhash")
 PARTS = ("signatures", "quality", "end_to_end", "repositories", "incremental")
 DEDUP = "from data_prep.cli import app; app()"
 
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4000, help="real files of the exhaustive comparison")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--out", type=Path, default=Path("near_dedup.json"))
     arguments = parser.parse_args()
     results: dict[str, dict] = {}
@@ -147,6 +149,8 @@ def measure_signatures(folder: Path, files: list[tuple[str, str, str]], argument
             ("datasketch", DATASKETCH, "sha1"),
             ("datasketch, xxhash", DATASKETCH, "xxhash"),
         ):
+            if peer not in arguments.peers:
+                continue
             out = folder / "peer"
             command = [arguments.peer_python, "-c", code, sample / "documents", out, words, BANDS, ROWS, "signatures"]
             cpu, runs[peer] = median_cpu(command, lambda out=out: remove(out), 1)
@@ -172,11 +176,12 @@ def measure_end_to_end(folder: Path, files: list[tuple[str, str, str]], argument
     cpu, runs = median_cpu(command, forget, arguments.repeats)
     result = {"megabytes": size_of(corpus), "cpu_s": {"ours": cpu}, "runs": {"ours": runs}}
     if arguments.peer_python:
-        for words in ("ours", "own"):
+        for name, words in (("datatrove, our words", "ours"), ("datatrove", "own")):
+            if name not in arguments.peers:
+                continue
             out = folder / "peer"
             documents = corpus / "documents"
             command = [arguments.peer_python, "-c", DATATROVE, documents, out, words, BANDS, ROWS, "all"]
-            name = "datatrove" if words == "own" else "datatrove, our words"
             result["cpu_s"][name], result["runs"][name] = median_cpu(command, lambda out=out: remove(out), 1)
         result["times"] = {peer: took / cpu for peer, took in result["cpu_s"].items() if peer != "ours"}
     return result
