@@ -34,7 +34,7 @@ def engine(on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def tasks(folder: Path, function: Callable, *more: object) -> Sequence[ShardTask]:
-    return [ShardTask(folder / f"{n}.txt", f"inputs {n}", function, (n, *more)) for n in range(SHARDS)]
+    return [ShardTask(folder / f"{n}.txt", f"inputs {n}", function, (n,), more) for n in range(SHARDS)]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -57,6 +57,7 @@ def test_a_shard_whose_task_dies_twice_passes_the_third_time(engine: Callable, t
     )
     assert [manifest["rows"] for manifest in made] == [1] * SHARDS
     assert len(list((tmp_path / "marks").iterdir())) == 2
+    assert list((tmp_path / "jobs").glob("common-*")) == []  # what tasks have in common lies there while they run
 
 
 def test_a_shard_whose_task_always_dies_is_named(engine: Callable, tmp_path: Path) -> None:

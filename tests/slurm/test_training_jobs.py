@@ -107,11 +107,10 @@ def test_time_limits(new_run: Callable[..., TrainingRun]) -> None:
     limited, chained = new_run("limited", steps=20_000, signal_margin_s=0), new_run("chained", steps=20_000)
     limited.submit(time_limit="1")
     chained.submit(time_limit="3", chain=3)
-    limited.wait(lambda: limited.named("requeued"), "a new place in the queue")
-    (ended,) = limited.named("ended")
-    assert ended["outcome"] == "stopped" and ended["saved"] == limited.step > 0
     limited.wait(lambda: len(limited.named("attempt")) == 2, "the second attempt")
-    assert limited.named("attempt")[1]["saved"] == ended["saved"]
+    (requeued,), (ended,) = limited.named("requeued"), limited.named("ended")
+    assert requeued["why"] == "the time limit" and ended["outcome"] == "stopped"
+    assert limited.named("attempt")[1]["saved"] == ended["saved"] > 0
     assert limited.restarts(limited.jobs[0]) == 1
     cancel_run(limited.run_dir, now=True)
 
