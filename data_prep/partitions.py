@@ -240,7 +240,7 @@ class Runner:
         for partition in range(count):
             output = folder / f"{partition:05d}-of-{count:05d}{suffix}"
             made_of = fingerprint(inputs, partition, count)
-            tasks.append(ShardTask(output, made_of, function, (output, partition_range(partition, count), *args)))
+            tasks.append(ShardTask(output, made_of, function, (output, partition_range(partition, count)), args))
         return self.run(label, tasks)
 
 

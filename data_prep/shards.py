@@ -17,7 +17,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -44,9 +44,10 @@ class Digest:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make: `function(stream, *args) -> counters` writes `output`'s bytes to `stream`.
+    """One shard to make: `function(stream, *args, *common) -> counters` writes `output`'s bytes to `stream`.
 
-    `function` is module-level and `args` picklable. The counters are a JSON-able dict with at least `rows`. A shard of
+    `function` is module-level, its arguments are picklable, and `common` is one and the same object in the tasks of a
+    run: it is what would otherwise be sent with each of them, such as the paths of all shards. The counters are a JSON-able dict with at least `rows`. A shard of
     more than one file writes the others with `write_atomic` beside `output` and counts them as `files: {path relative
     to output's directory: asdict(digest)}`; they are then checked like the output itself.
     """
@@ -55,6 +56,7 @@ class ShardTask:
     inputs: str
     function: Callable[..., Mapping[str, Any]]
     args: tuple[Any, ...] = ()
+    common: tuple[Any, ...] = ()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -147,11 +149,12 @@ def write_json(path: Path, value: Any) -> Digest:
     return write_atomic(path, lambda stream: stream.write(data))
 
 
-def write_shard(task: ShardTask) -> dict[str, Any]:
-    """Makes one shard here and now and returns its manifest."""
+def write_shard(task: ShardTask, *common: Any) -> dict[str, Any]:
+    """Makes one shard here and now and returns its manifest; `common` is what the task left out of its own."""
     remove_file(manifest_path(task.output))  # of an older content: never beside the new one
     counters: dict[str, Any] = {}
-    digest = write_atomic(task.output, lambda stream: counters.update(task.function(stream, *task.args)))
+    arguments = common or task.common
+    digest = write_atomic(task.output, lambda stream: counters.update(task.function(stream, *task.args, *arguments)))
     manifest = {"inputs": task.inputs, **asdict(digest), **counters}
     write_json(manifest_path(task.output), manifest)
     return manifest
@@ -161,6 +164,10 @@ def remove_shard(output: Path) -> None:
     """Removes a shard, manifest first, so that it never looks done."""
     remove_file(manifest_path(output))
     remove_file(output)
+
+
+def _call(task: ShardTask) -> Call:
+    return Call(str(task.output), write_shard, (replace(task, common=()),), task.common)
 
 
 def run_shards(
@@ -180,7 +187,7 @@ def run_shards(
         raise DataError(f"{label}: two shards of one run have the same output")
     manifests = finished_manifests([task.output for task in tasks], [task.inputs for task in tasks])
     missing = [index for index, manifest in enumerate(manifests) if manifest is None]
-    calls = [Call(str(tasks[index].output), write_shard, (tasks[index],)) for index in missing]
+    calls = [_call(tasks[index]) for index in missing]
     bar = progress.add_task(label, total=len(tasks), completed=len(tasks) - len(missing)) if progress else None
     for position, manifest in (engine or LocalEngine(workers)).run(calls):
         manifests[missing[position]] = manifest

@@ -53,7 +53,7 @@ def earlier_keepers(
     documents = {shard.stem: finished_manifest(shard)["sha256"] for shard in shards}
     same = {path.stem for path in found if found[path]["documents_sha256"] == documents.get(path.stem)}
     moved = _moved([path for path in found if path.stem not in same], found, kept, catalogue, same, runner, work)
-    tasks = []
+    tasks, runs = [], (moved.paths if moved else (),)
     for index, shard in enumerate(shards):
         output = work / "earlier" / f"{shard.stem}.npy"
         rows = finished_manifest(shard)["rows"]
@@ -63,7 +63,7 @@ def earlier_keepers(
             tasks.append(ShardTask(output, made_of, _from_annotation, (before, kept)))
         else:
             made_of = fingerprint(moved.digest if moved else None, index, rows)
-            tasks.append(ShardTask(output, made_of, _from_runs, (moved.paths if moved else (), index, rows)))
+            tasks.append(ShardTask(output, made_of, _from_runs, (index, rows), runs))
     return runner.run("earlier keepers", tasks)
 
 
@@ -131,7 +131,7 @@ def _from_annotation(stream: BinaryIO, annotation: Path, kept: Kept) -> dict[str
     return _write_flags(stream, kept(read_parquet(annotation)))
 
 
-def _from_runs(stream: BinaryIO, runs: Sequence[Path], shard: int, rows: int) -> dict[str, Any]:
+def _from_runs(stream: BinaryIO, shard: int, rows: int, runs: Sequence[Path]) -> dict[str, Any]:
     flags = np.zeros(rows, np.uint8)
     if runs:
         found, _ = read_runs(runs, shard_range(shard))

@@ -45,10 +45,10 @@ class KnownPairs:
     def carry(self, runner: Runner, work: Path) -> Output:
         """Runs of the pairs that still hold, by their positions now."""
         moved = self.moved()
-        tasks = []
+        tasks, common = [], (moved,)
         for path in sorted(self.folder.glob("*.npy")) if moved else ():
             made_of = fingerprint(path.name, path.stat().st_size, moved, self.settings)
-            tasks.append(ShardTask(work / "carried" / path.name, made_of, carry_pairs, (path, moved)))
+            tasks.append(ShardTask(work / "carried" / path.name, made_of, carry_pairs, (path,), common))
         return runner.run("known pairs", tasks)
 
     def keep(self, pairs: Sequence[Path]) -> None:

@@ -181,12 +181,11 @@ def band_records(rows: np.ndarray, signature: np.ndarray, with_set: np.ndarray, 
 
 def make_sets(corpus: Path, settings: NearSettings, runner: Runner, work: Path, merged: Output) -> Output:
     """For each documents shard a table (row, set) of the files that some pair needs."""
-    tasks = []
+    tasks, common = [], (merged.side(NEEDED), settings.ngram_words)
     for index, shard in enumerate(list_shards(corpus)):
         output = work / "sets" / f"{shard.stem}.arrow"
         made_of = fingerprint(merged.digest, index)
-        args = (shard, shard_range(index), merged.side(NEEDED), settings.ngram_words)
-        tasks.append(ShardTask(output, made_of, write_sets, args))
+        tasks.append(ShardTask(output, made_of, write_sets, (shard, shard_range(index)), common))
     return runner.run("sets of words", tasks, reads_text=merged.total("rows") > 0)
 
 

@@ -114,11 +114,11 @@ def spread_to_documents(
 
     `digest` stands for the results.
     """
-    tasks = []
+    tasks, common = [], (results,)
     for index, path in enumerate(repositories.paths):
         output = folder / f"{path.stem}.npy"
         made_of = fingerprint(repositories.digest, digest, index)
-        tasks.append(ShardTask(output, made_of, _spread, (path, index, results)))
+        tasks.append(ShardTask(output, made_of, _spread, (path, index), common))
     return runner.run(label, tasks)
 
 

@@ -99,7 +99,7 @@ class Level:
                 "keeps_earlier": earlier is not None,
             }
             made_of = fingerprint(run, counters["documents_sha256"], index)
-            tasks.append(ShardTask(self.directory / shard.name, made_of, function, (shard, index, counters, *args)))
+            tasks.append(ShardTask(self.directory / shard.name, made_of, function, (shard, index, counters), args))
         made = runner.run(label, tasks)
         remove_orphans(self.directory, shards)
         return list(made.manifests)

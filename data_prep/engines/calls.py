@@ -1,7 +1,7 @@
 """Making a call somewhere else: what it gives or what went wrong, in a form that any process can be told."""
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from data_prep.engines.base import Call
@@ -28,10 +28,16 @@ class Answer:
     failure: Failure | None = None
 
 
-def answer(call: Call) -> Answer:
-    """Make a call here and now. An engine that sends this away tells a failing call from a dying worker."""
+def alone(call: Call) -> Call:
+    """A call without its common arguments, which travel on their own."""
+    return replace(call, common=())
+
+
+def answer(call: Call, common: tuple[Any, ...] | None = None) -> Answer:
+    """Make a call here and now; `common` takes the place of its own. An engine that sends this away tells a failing
+    call from a dying worker."""
     try:
-        return Answer(call.function(*call.args))
+        return Answer(call.function(*call.args, *(call.common if common is None else common)))
     except Exception as error:
         message = f"{error}" if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         return Answer(failure=Failure(message, traceback.format_exc()))

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from data_prep.engines.base import Call
-from data_prep.engines.calls import answer, died, result_of
+from data_prep.engines.calls import alone, answer, died, result_of
 from data_prep.errors import DataError
 
 ATTEMPTS = 2
@@ -24,6 +24,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     index: int | None = None  # of the call it holds
+    common: tuple[Any, ...] = ()  # arguments that it was sent last
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,12 @@ def _give(worker: _Worker, waiting: deque[int], calls: Sequence[Call]) -> None:
     if worker.index is None:
         return
     # A worker that died just now is noticed when its answer is read; the call then goes to another.
+    call = calls[worker.index]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        worker.connection.send(calls[worker.index])
+        if worker.common is not call.common:
+            worker.connection.send(call.common)
+            worker.common = call.common
+        worker.connection.send(alone(call))
 
 
 def _retire(worker: _Worker) -> bool:
@@ -116,15 +121,20 @@ def _retire(worker: _Worker) -> bool:
 
 
 def _serve(connection: Connection) -> None:
-    """The life of a worker: calls in, answers out, until the connection closes or the parent is gone."""
+    """The life of a worker: calls and what they have in common in, answers out, until the connection closes or the
+    parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    common: tuple[Any, ...] = ()
     while True:
         try:
-            call = connection.recv()
+            sent = connection.recv()
         except (EOFError, OSError):  # the run has ended, or its process has
             return
-        connection.send(answer(call))
+        if isinstance(sent, Call):
+            connection.send(answer(sent, common))
+        else:
+            common = sent
 
 
 def _exit_with_parent() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.engines.base import Call
-from data_prep.engines.calls import answer, died, result_of
+from data_prep.engines.calls import alone, answer, died, result_of
 from data_prep.errors import DataError
 
 _CONNECT_S = 10.0
@@ -47,9 +47,10 @@ class RayEngine:
             options["memory"] = int(self.memory_gb * 1e9)
         remote = ray.remote(**options)(answer)
         left, running = iter(range(len(calls))), {}
+        kept = {number: ray.put(common) for number, common in {id(call.common): call.common for call in calls}.items()}
         while True:
             while len(running) < self.ahead and (index := next(left, None)) is not None:
-                running[remote.remote(calls[index])] = index
+                running[remote.remote(alone(calls[index]), kept[id(calls[index].common)])] = index
             if not running:
                 return
             for done in ray.wait(list(running), num_returns=1)[0]:

@@ -1,6 +1,7 @@
 """Calls as tasks of Slurm job arrays, through submitit."""
 
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.engines.base import Call
-from data_prep.engines.calls import Answer, answer, died, result_of
+from data_prep.engines.calls import Answer, alone, answer, died, result_of
 from data_prep.errors import DataError
 
 _NEVER_STARTS = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
@@ -44,7 +45,9 @@ class SlurmEngine:
         if not calls:
             return
         groups = [list(range(start, len(calls), self.max_tasks)) for start in range(min(self.max_tasks, len(calls)))]
-        waiting = self._submit(calls, groups)
+        executor = self._executor()
+        kept = self._keep(calls)
+        waiting = self._submit(executor, calls, groups, kept)
         deaths = dict.fromkeys(range(len(groups)), 0)
         try:
             while waiting:
@@ -61,17 +64,31 @@ class SlurmEngine:
                     deaths[number] += 1
                     if deaths[number] >= self.attempts:
                         died(calls[groups[number][0]], deaths[number], f"see {job.paths.stderr}")
-                    (again,) = self._submit(calls, [groups[number]]).values()
+                    (again,) = self._submit(executor, calls, [groups[number]], kept).values()
                     waiting[number] = again
         finally:
             for job in waiting.values():
                 job.cancel(check=False)
+            for path in kept.values():
+                path.unlink(missing_ok=True)
 
-    def _submit(self, calls: Sequence[Call], groups: Sequence[Sequence[int]]) -> dict[int, Any]:
-        executor = self._executor()
+    def _keep(self, calls: Sequence[Call]) -> dict[int, Path]:
+        """Files of what calls have in common, by its `id`: tasks read it there, instead of each having a copy."""
+        from submitit.core.utils import cloudpickle_dump
+
+        kept = {}
+        for common in {id(call.common): call.common for call in calls if call.common}.values():
+            kept[id(common)] = self.folder / f"common-{secrets.token_hex(8)}.pkl"
+            cloudpickle_dump(common, kept[id(common)])
+        return kept
+
+    def _submit(
+        self, executor: Any, calls: Sequence[Call], groups: Sequence[Sequence[int]], kept: Mapping[int, Path]
+    ) -> dict[int, Any]:
         executor.update_parameters(array_parallelism=min(self.max_running, len(groups)))
         try:
-            jobs = executor.map_array(_answer_all, [[calls[index] for index in group] for group in groups])
+            tasks = [[(alone(calls[index]), kept.get(id(calls[index].common))) for index in group] for group in groups]
+            jobs = executor.map_array(_answer_all, tasks)
         except Exception as error:  # of submitit, which wraps those of sbatch
             raise DataError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
         return dict(enumerate(jobs))
@@ -100,22 +117,24 @@ class SlurmEngine:
     def _answers(self, job: Any, active: Mapping[str, str]) -> list[Answer] | None:
         """What a task gave, an empty list when it died, None while it is at work."""
         if job.paths.result_pickle.exists():
-            outcome, given = _load(job)
+            outcome, given = _load(job.paths.result_pickle)
             return given if outcome == "success" else []
         if active.get(job.job_id) in _NEVER_STARTS:
             raise DataError(f"Slurm will never start {job.job_id}: {active[job.job_id]}; ask for less, or elsewhere")
         return None if job.job_id in active else []
 
 
-def _answer_all(calls: Sequence[Call]) -> list[Answer]:
-    """In a task."""
-    return [answer(call) for call in calls]
+def _answer_all(calls: Sequence[tuple[Call, Path | None]]) -> list[Answer]:
+    """In a task: calls, each with the file of its common arguments."""
+    common = {path: _load(path) for path in {path for _, path in calls} if path}
+    return [answer(call, common.get(path, ())) for call, path in calls]
 
 
-def _load(job: Any) -> tuple[str, Any]:
+def _load(path: Path) -> Any:
+    """A pickle of the engine's own folder."""
     from submitit.core.utils import pickle_load
 
-    return pickle_load(job.paths.result_pickle)
+    return pickle_load(path)
 
 
 def _active() -> dict[str, str]:

@@ -137,7 +137,7 @@ class DyingEngine:
 
     def run(self, calls: list[Call]) -> Iterator:
         first, *others = calls
-        dying = Call(first.label, die_once, (self.mark, first.function, *first.args))
+        dying = Call(first.label, die_once, (self.mark, first.function, *first.args), first.common)
         yield from LocalEngine(2).run([dying, *others])
 
 

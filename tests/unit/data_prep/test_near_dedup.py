@@ -235,7 +235,7 @@ class DyingEngine:
 
     def run(self, calls) -> Iterator:
         mortal = [
-            Call(call.label, die_once, (self.folder / f"{next(self.deaths)}", call.function, *call.args))
+            Call(call.label, die_once, (self.folder / f"{next(self.deaths)}", call.function, *call.args), call.common)
             if Path(call.label).parent.name in ("candidates", "near")
             else call
             for call in calls

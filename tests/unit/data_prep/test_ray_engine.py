@@ -48,7 +48,7 @@ def test_ray_makes_the_same_bytes_and_survives_its_workers(tmp_path: Path, monke
     engine = make_engine("ray", 2, tmp_path, {"attempts": "2"})
 
     def tasks(folder: str, function: object, *more: object) -> list[ShardTask]:
-        return [ShardTask(tmp_path / folder / f"{n}.txt", f"{n}", function, (n, *more)) for n in range(4)]
+        return [ShardTask(tmp_path / folder / f"{n}.txt", f"{n}", function, (n,), more) for n in range(4)]
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
