@@ -12,7 +12,7 @@ import pytest
 from cluster import Cluster
 from training_jobs import TrainingRun, same_end, write_settings
 
-from launch.slurm.history import log_dir, saved_step
+from launch.slurm.history import saved_step
 from launch.slurm.watch import cancel_run, read_status
 
 pytestmark = pytest.mark.slow
@@ -120,7 +120,6 @@ def test_time_limits(new_run: Callable[..., TrainingRun]) -> None:
     assert (first["job"], second["job"]) == tuple(chained.jobs[:2])
     assert "the next job of the chain goes on" in chained.named("left")[0]["why"]
     assert second["saved"] == chained.named("ended")[0]["saved"] > 0
-    assert "step 1/" not in (log_dir(chained.run_dir, 2) / "rank-0.log").read_text()
     assert chained.restarts(chained.jobs[0]) == 0
     assert set(cancel_run(chained.run_dir, now=True)) == set(chained.jobs[1:])
 
