@@ -1,42 +1,22 @@
 """`megatron-seed data score`: train a scorer on an oracle's scores, score a corpus with it, say how well it does."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_prep.errors import DataError
+from data_prep.arguments import CorpusOnDisk, Engine, EngineOption, bars, engine_of, pair
 
 app = typer.Typer(no_args_is_help=True, help="Scorers: trained on an oracle's scores, used on every file, measured.")
 
-Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
 _TIMEOUT_S = {"linear": 20.0, "llama": 600.0}
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
-
-
-def _pair(entry: str, option: str) -> tuple[str, str]:
-    key, equals, value = entry.partition("=")
-    if not (key and equals and value):
-        raise DataError(f"{option} {entry!r}: KEY=VALUE is expected")
-    return key, value
 
 
 @app.command()
 def train(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     oracle: Annotated[str, typer.Argument(help="Name of the oracle's scores.")],
     out: Annotated[Path, typer.Argument(help="Folder of the scorer.", file_okay=False)],
     kind: Annotated[str, typer.Option(help="linear (CPU) or llama (a pretrained model).")] = "linear",
@@ -54,7 +34,7 @@ def train(
     """Train a scorer, and measure it on repositories that it has not seen."""
     from data_prep.scorer.train import MEASURED, read_settings, train_scorer
 
-    settings = read_settings([_pair(entry, "--set") for entry in set_ or []])
+    settings = read_settings([pair(entry, "--set") for entry in set_ or []])
     about = train_scorer(corpus, oracle, out, kind, settings, held_out, seed, checkpoint, tokenizer, processes)
     left = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items() if count)
     typer.echo(
@@ -65,21 +45,20 @@ def train(
 
 @app.command()
 def apply(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     scorer: Annotated[str, typer.Argument(help="Folder of a scorer, or your own module:function.")],
     timeout_s: Annotated[
         float | None, typer.Option(min=0.001, help="For a batch of files; default 20, for llama 600.")
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Files given to the scorer at once.")] = 256,
     retry_failed: Annotated[bool, typer.Option(help="Make shards again in which files failed.")] = False,
-    engine: Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")] = "local",
-    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=gpu.")] = None,
+    engine: Engine = "local",
+    engine_option: EngineOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each takes a GPU where there are any.")] = 2,
 ) -> None:
     """Score every file of a corpus: the annotation `quality`, column `score`."""
     from data_prep.annotate import IsolationLimits, annotate
     from data_prep.annotators.base import AnnotatorSpec
-    from data_prep.engines.choose import make_engine
     from data_prep.scorer.base import describe_scorer
 
     kind, place = "linear", {"scorer": scorer, "module_folder": str(Path.cwd())}
@@ -87,9 +66,8 @@ def apply(
         kind, place = describe_scorer(Path(scorer))["kind"], {"scorer": str(Path(scorer).resolve())}
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     limits = IsolationLimits(timeout_s=timeout_s or _TIMEOUT_S[kind], batch_rows=batch_rows)
-    options = dict(_pair(entry, "--engine-option") for entry in engine_option or [])
-    chosen = make_engine(engine, workers, corpus / "engine", options)
-    with _progress() as progress:
+    chosen = engine_of(engine, engine_option, workers, corpus)
+    with bars() as progress:
         (result,) = annotate(
             corpus, [AnnotatorSpec.of("quality", **place)], workers, limits, progress, chosen, retry_failed
         )
@@ -104,7 +82,7 @@ def apply(
 
 @app.command()
 def report(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     scorer: Annotated[Path, typer.Argument(help="Folder of a scorer.", file_okay=False)],
     into: Annotated[Path | None, typer.Option(help="Folder for the report; default: SCORER.report.")] = None,
 ) -> None:

@@ -1,11 +1,13 @@
 """Files with an oracle's scores, joined with their texts and split by repository into train and held out."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -27,21 +29,26 @@ class Examples:
     held_out: Sequence[Mapping[str, Any]]
     counts: Mapping[str, int]
     """What was left out: `unscored` (the oracle gave no score), `unknown` (no such document in the corpus), `changed`
-    (its text is not the one that was scored), `on_both_sides` (held out, and a duplicate of one to train on)."""
+    (its text is not the one that was scored), `over_most_bytes` (more than is to be held in memory), `on_both_sides`
+    (held out, and a duplicate of one to train on)."""
 
 
 def scores_of(examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([example["score"] for example in examples], np.float32)
 
 
-def load_examples(corpus: Path, oracle: str, split: HeldOut, read_characters: int | None = None) -> Examples:
+def load_examples(
+    corpus: Path, oracle: str, split: HeldOut, read_characters: int | None = None, most_bytes: int | None = None
+) -> Examples:
     """The scored files of one oracle; of each text the first `read_characters`.
 
-    A repository's side is a function of its name and the split's seed. Raises `DataError` where there are too few
+    A repository's side is a function of its name and the split's seed. Files of more than `most_bytes` in all are left
+    out by a hash of the split's seed and their ids, whatever their side. Raises `DataError` where there are too few
     scores, none of documents of this corpus, or all the same.
     """
     table = read_scores(corpus, oracle)
-    scored = table.filter(pc.is_valid(table["score"]))
+    rated = table.filter(pc.is_valid(table["score"]))
+    scored = rated if most_bytes is None else _within(rated, most_bytes, split.seed)
     scores = dict(zip(scored["id"].to_pylist(), scored["score"].to_pylist(), strict=True))
     digests = dict(zip(scored["id"].to_pylist(), scored["sha256"].to_pylist(), strict=True))
     found = [
@@ -52,11 +59,12 @@ def load_examples(corpus: Path, oracle: str, split: HeldOut, read_characters: in
     there = {example["id"] for example in found}
     known = there | set(_ids(corpus, scores))
     counts = {
-        "unscored": table.num_rows - scored.num_rows,
+        "unscored": table.num_rows - rated.num_rows,
         "unknown": len(scores.keys() - known),
         "changed": len(known - there),
+        "over_most_bytes": rated.num_rows - scored.num_rows,
     }
-    if not found:
+    if scores and not found:
         raise DataError(
             f"{corpus}: of {len(scores):,} files that oracle {oracle!r} scored, none is a document of this corpus as "
             f"it is now ({counts['unknown']:,} unknown, {counts['changed']:,} changed); run `data oracle` again"
@@ -66,15 +74,26 @@ def load_examples(corpus: Path, oracle: str, split: HeldOut, read_characters: in
     held_out = [example for example in found if split.holds_out(example["repository"])]
     apart = _apart(corpus, train, held_out)
     counts["on_both_sides"] = len(held_out) - len(apart)
-    _check(oracle, train, apart)
+    _check(oracle, train, apart, counts["over_most_bytes"])
     return Examples(train, apart, counts)
 
 
-def _check(oracle: str, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> None:
+def _within(scored: pa.Table, most_bytes: int, seed: int) -> pa.Table:
+    """The files with the smallest hashes, as many as have `most_bytes` together."""
+    keys = [hashlib.sha256(f"{seed}:in memory:{name}".encode()).digest() for name in scored["id"].to_pylist()]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    sizes = scored["size_bytes"].to_numpy()[order]
+    return scored.take(order[np.cumsum(sizes) <= most_bytes])
+
+
+def _check(
+    oracle: str, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], over_most_bytes: int
+) -> None:
     if len(train) < MINIMUM_TRAIN or len(held_out) < MINIMUM_HELD_OUT:
+        more = f"raise most_bytes, which leaves out {over_most_bytes:,}" if over_most_bytes else "score more files"
         raise DataError(
             f"oracle {oracle!r}: {len(train):,} scored files to train on and {len(held_out):,} in held-out "
-            f"repositories; at least {MINIMUM_TRAIN} and {MINIMUM_HELD_OUT} are needed: score more files"
+            f"repositories; at least {MINIMUM_TRAIN} and {MINIMUM_HELD_OUT} are needed: {more}"
         )
     if len({example["score"] for example in train}) == 1:
         raise DataError(f"oracle {oracle!r}: every file has the score {train[0]['score']:g}; nothing can be learnt")

@@ -16,16 +16,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save
 from scipy.sparse import csr_matrix, hstack
-from scipy.sparse.linalg import lsmr
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
+from data_prep.scorer.design import Design, joined
 from data_prep.scorer.features import SIGNS, features, products
 from data_prep.shards import write_atomic, write_json
 
 WEIGHTS, SETTINGS = "weights.safetensors", "linear.json"
 _SIGN_SCALE, _CROSS_SCALE = 0.2, 0.1  # signs by language are shrunk more than signs
-_ITERATIONS, _TOLERANCE = 60, 1e-4
+_BLOCK_FILES = 2048
+
+Block = tuple[csr_matrix, np.ndarray, np.ndarray]
 
 
 class LinearSettings(BaseModel):
@@ -45,6 +47,9 @@ class LinearSettings(BaseModel):
     """Penalties that are tried."""
     tuning: float = Field(0.15, gt=0, lt=0.5)
     """Share of the repositories on which they are compared."""
+    most_bytes: int = Field(1 << 31, ge=1)
+    """Of scored files in all, those held out among them; a byte of text takes about 4 of memory. Of more, files are
+    taken by a hash of the seed and their ids."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +100,43 @@ def fit(
     """Fits a scorer to documents with `text`, `language` and `repository`; also what was tried and chosen."""
     counts = Counter(document["language"] for document in documents)
     languages = tuple(sorted(name for name, count in counts.items() if count >= settings.language_files))
-    columns, values, offsets, signs = features(_texts(documents), settings.read_bytes, settings.buckets)
-    knots = _knots(signs, settings.knots)
-    hashed = csr_matrix((values, columns, offsets), shape=(len(documents), settings.buckets))
-    groups = _groups(documents, languages)
-    design = hstack([hashed, *_sign_blocks(signs, knots, groups, len(languages) + 1)]).tocsr()
     split = HeldOut(fraction=settings.tuning, seed=seed)
     tuning = np.array([split.holds_out(f"tuning:{document['repository']}") for document in documents])
-    tried = _try_penalties(design, scores, tuning, settings.ridge)
+    sides = [np.flatnonzero(~tuning), np.flatnonzero(tuning)]
+    blocks = [_extracted([documents[place] for place in side], languages, settings) for side in sides]
+    knots = _knots(np.concatenate([signs for own in blocks for _, signs, _ in own]), settings.knots)
+    designs = [_design(own, knots, len(languages) + 1) for own in blocks]
+    tried = _try_penalties(designs, [scores[side] for side in sides], settings.ridge)
     chosen = min(tried, key=tried.__getitem__) if tried else settings.ridge[len(settings.ridge) // 2]
     mean = float(np.mean(scores))
-    parts = _unpack(_solve(design, scores - mean, chosen), settings.buckets, knots.shape, len(languages) + 1)
+    weights = joined(designs).solve(scores[np.concatenate(sides)] - mean, chosen)
+    parts = _unpack(weights, settings.buckets, knots.shape, len(languages) + 1)
     return LinearScorer(settings, languages, mean, knots=knots, **parts), {
         "ridge": chosen,
         "tuning_mae": {str(penalty): error for penalty, error in tried.items()},
     }
+
+
+def _extracted(
+    documents: Sequence[Mapping[str, Any]], languages: Sequence[str], settings: LinearSettings
+) -> list[Block]:
+    """Of some documents at a time: hashed features, signs, and which set of language weights each has."""
+    blocks = []
+    for start in range(0, len(documents), _BLOCK_FILES):
+        own = documents[start : start + _BLOCK_FILES]
+        columns, values, offsets, signs = features(_texts(own), settings.read_bytes, settings.buckets)
+        hashed = csr_matrix((values, columns, offsets), shape=(len(own), settings.buckets))
+        blocks.append((hashed, signs, _groups(own, languages)))
+    return blocks
+
+
+def _design(blocks: list[Block], knots: np.ndarray, sets: int) -> Design:
+    """With signs in the place of their plain values. Empties `blocks`, so that no more than one is there twice."""
+    made = []
+    while blocks:
+        hashed, signs, groups = blocks.pop(0)
+        made.append(hstack([hashed, *_sign_blocks(signs, knots, groups, sets)], format="csr", dtype=np.float32))
+    return Design(tuple(made))
 
 
 def _texts(documents: Sequence[Mapping[str, Any]]) -> list[bytes]:
@@ -158,22 +185,18 @@ def _sign_blocks(signs: np.ndarray, knots: np.ndarray, groups: np.ndarray, langu
 
 
 def _try_penalties(
-    design: csr_matrix, scores: np.ndarray, tuning: np.ndarray, penalties: Sequence[float]
+    designs: Sequence[Design], scores: Sequence[np.ndarray], penalties: Sequence[float]
 ) -> dict[float, float]:
-    """Mean absolute error on the tuning files by penalty; nothing where there are too few to tell."""
-    if len(penalties) == 1 or min(tuning.sum(), (~tuning).sum()) < 20:
+    """Mean absolute error on the second of two designs, after fits to the first, by penalty; nothing where there are
+    too few rows to tell."""
+    if len(penalties) == 1 or min(design.rows for design in designs) < 20:
         return {}
-    seen, known, unseen = design[~tuning], scores[~tuning], design[tuning]
+    (known, unknown), mean = scores, scores[0].mean()
     errors = {}
     for penalty in penalties:
-        predicted = unseen @ _solve(seen, known - known.mean(), penalty) + known.mean()
-        errors[penalty] = float(np.abs(np.clip(predicted, 0, 10) - scores[tuning]).mean())
+        predicted = designs[1].predict(designs[0].solve(known - mean, penalty)) + mean
+        errors[penalty] = float(np.abs(np.clip(predicted, 0, 10) - unknown).mean())
     return errors
-
-
-def _solve(design: csr_matrix, target: np.ndarray, penalty: float) -> np.ndarray:
-    target = target.astype(np.float64)
-    return lsmr(design, target, damp=penalty, atol=_TOLERANCE, btol=_TOLERANCE, maxiter=_ITERATIONS)[0]
 
 
 def _unpack(weights: np.ndarray, buckets: int, shape: tuple[int, int], languages: int) -> dict[str, np.ndarray]:

@@ -41,7 +41,8 @@ def train_scorer(
     if kind == LLAMA and checkpoint is None:
         raise DataError("--kind llama needs a pretrained checkpoint: --checkpoint RUN, or a folder of `hf import`")
     checked = _settings(kind, settings or {})
-    examples = load_examples(corpus, oracle, split, _characters(kind, checked))
+    most_bytes = checked.most_bytes if kind == LINEAR else None
+    examples = load_examples(corpus, oracle, split, _characters(kind, checked), most_bytes)
     scores = scores_of(examples.train)
     about = {
         "kind": kind,
@@ -79,7 +80,8 @@ def report_scorer(corpus: Path, folder: Path, into: Path, examples: Examples | N
     into a folder and returns the numbers. Raises `DataError`."""
     about = describe_scorer(folder)
     if examples is None:
-        examples = load_examples(corpus, about["oracle"]["name"], HeldOut(**about["split"]))
+        most_bytes = about["settings"].get("most_bytes")
+        examples = load_examples(corpus, about["oracle"]["name"], HeldOut(**about["split"]), most_bytes=most_bytes)
     predicted = predict(open_scorer(folder), examples.held_out)
     languages = [example["language"] for example in examples.held_out]
     measured = measure(scores_of(examples.held_out), predicted, languages, scores_of(examples.train))

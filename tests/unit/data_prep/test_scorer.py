@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
 from data_prep.annotators.base import AnnotatorSpec
@@ -20,6 +21,7 @@ from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
 from data_prep.oracle.scores import SCHEMA, write_scores
 from data_prep.scorer.base import open_scorer, scorer_digest
+from data_prep.scorer.design import Design, joined
 from data_prep.scorer.examples import load_examples
 from data_prep.scorer.features import SIGNS, features, products
 from data_prep.scorer.linear import LinearScorer, LinearSettings, fit
@@ -216,6 +218,43 @@ def test_a_damaged_scorer_and_what_is_none_are_refused(corpus: Path, tmp_path: P
         train_scorer(corpus, "oracle", tmp_path / "new", "forest")
     with pytest.raises(DataError, match="needs a pretrained checkpoint"):
         train_scorer(corpus, "oracle", tmp_path / "new", "llama")
+
+
+def test_no_more_bytes_of_scored_files_than_are_asked_for_are_trained_on(corpus: Path, tmp_path: Path) -> None:
+    rate(corpus)
+    sizes = {row["id"]: row["size_bytes"] for shard in list_shards(corpus) for row in pq.read_table(shard).to_pylist()}
+    split, taken, half = HeldOut(fraction=0.3), [], sum(sizes.values()) // 2
+    for most_bytes in (half, 2 * half // 3, 2 * half + 1):
+        examples = load_examples(corpus, "oracle", split, most_bytes=most_bytes)
+        taken.append({example["id"] for example in (*examples.train, *examples.held_out)})
+        assert sum(sizes[name] for name in taken[-1]) <= most_bytes
+        assert len(taken[-1]) + examples.counts["over_most_bytes"] + examples.counts["on_both_sides"] == 240
+    assert taken[1] < taken[0] and examples.counts["over_most_bytes"] == 0
+    settings = SMALL | {"most_bytes": half}
+    about = train_scorer(corpus, "oracle", tmp_path / "half", settings=settings, held_out=0.3)
+    assert about["left_out"]["over_most_bytes"] > 60
+    said = run("score", "report", corpus, tmp_path / "half", "--into", tmp_path / "again")
+    first, again = (
+        json.loads((tmp_path / name / "report.json").read_text())["measured"] for name in ("half.report", "again")
+    )
+    assert first == again and f"on {first['files']:,} held-out files" in said
+    with pytest.raises(DataError, match=r"raise most_bytes, which leaves out 240$"):
+        train_scorer(corpus, "oracle", tmp_path / "none", settings=SMALL | {"most_bytes": 1}, held_out=0.3)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.floats(0.1, 3), st.integers(0, 99))
+def test_blocks_of_rows_are_solved_as_the_whole_matrix_is(heights: list[int], penalty: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    dense = generator.standard_normal((sum(heights), 5)).astype(np.float32)
+    target = generator.standard_normal(len(dense))
+    blocks = np.split(dense, np.cumsum(heights)[:-1])
+    parts = [Design((csr_matrix(block),)) for block in blocks]
+    design = joined(parts)
+    weights = design.solve(target, penalty)
+    exact = np.linalg.solve(dense.T @ dense + penalty**2 * np.eye(5), dense.T @ target)
+    np.testing.assert_allclose(weights, exact, atol=5e-3)
+    np.testing.assert_allclose(design.predict(weights), dense @ weights, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([part.predict(weights) for part in parts]), dense @ weights, atol=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(0, 10), st.floats(0, 10)), min_size=2, max_size=60))
