@@ -1,17 +1,14 @@
 """`megatron-seed data`: the steps from raw code to token files, one command each."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pair, pairs
 from data_prep.commits.command import commits
-from data_prep.errors import DataError
 from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
@@ -23,47 +20,7 @@ app.command()(commits)
 app.command()(repositories)
 
 
-def _folder(text: str) -> Path:
-    from data_prep.storage import as_path, is_remote
-
-    try:
-        path = as_path(text)
-    except DataError as error:
-        raise typer.BadParameter(str(error)) from None
-    if not is_remote(path) and path.is_file():
-        raise typer.BadParameter(f"{text} is a file.")
-    return path
-
-
-Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus, or s3:// URL.", parser=_folder, metavar="CORPUS")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
-Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
-Engine = Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")]
-EngineOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")]
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
-
-
-def _pair(entry: str, option: str) -> tuple[str, str]:
-    key, equals, value = entry.partition("=")
-    if not (key and equals and value):
-        raise DataError(f"{option} {entry!r}: KEY=VALUE is expected")
-    return key, value
-
-
-def _engine(name: str, options: list[str] | None, workers: int, folder: Path) -> Any:
-    """The engine asked for; its scripts and logs go into `folder`, or here where that is in an object store."""
-    from data_prep.engines.choose import make_engine
-    from data_prep.storage import is_remote
-
-    place = Path("megatron-seed-engine") if is_remote(folder) else folder / "engine"
-    return make_engine(name, workers, place, dict(_pair(entry, "--engine-option") for entry in options or []))
 
 
 @app.command("import")
@@ -92,8 +49,8 @@ def import_(
         named = equals and "://" not in name  # a URL may hold a "="
         specs.append(SourceSpec(kind, path, name) if named else SourceSpec(kind, source, default_name(source)))
     limits = ImportLimits(max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, shard_bytes=shard_bytes)
-    chosen = _engine(engine, engine_option, workers, corpus)
-    with _progress() as progress:
+    chosen = engine_of(engine, engine_option, workers, corpus)
+    with bars() as progress:
         report = import_documents(specs, corpus, limits, workers, progress, chosen, remove or ())
     typer.echo(
         f"{corpus}: {report.documents:,} documents, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
@@ -128,8 +85,8 @@ def dedup(
     levels = [level for level, wanted in asked.items() if wanted] or LEVELS
     given = {"threshold": threshold, "repository_threshold": repository_threshold}
     settings = load_settings(config, {key: value for key, value in given.items() if value is not None})
-    chosen = _engine(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
-    with _progress() as progress:
+    chosen = engine_of(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
+    with bars() as progress:
         found = deduplicate(corpus, workers, progress, levels, settings, partitions, rekey, chosen)
     first, *more = describe(found)
     typer.echo("\n".join([f"{corpus}: {first}", *more]))
@@ -160,13 +117,13 @@ def annotate(
     from data_prep.annotate import annotate as run
     from data_prep.annotators.base import specs_of
 
-    pairs = [_pair(entry, "--set") for entry in set_ or []]
+    pairs = [pair(entry, "--set") for entry in set_ or []]
     if benchmarks:
         pairs.append(("decontamination.benchmarks", json.dumps([str(path.resolve()) for path in benchmarks])))
     specs = specs_of(names, pairs, Path.cwd())
     limits = IsolationLimits(timeout_s=timeout_s, batch_rows=batch_rows)
-    chosen = _engine(engine, engine_option, workers, corpus)
-    with _progress() as progress:
+    chosen = engine_of(engine, engine_option, workers, corpus)
+    with bars() as progress:
         results = run(corpus, specs, workers, limits, progress, chosen, retry_failed)
     for result in results:
         counts = ", ".join(f"{column} {count:,}" for column, count in result["counts"].items()) or "done"
@@ -205,13 +162,13 @@ def select(
     if variant:
         overrides["variant"] = variant
     if rule:
-        overrides["rules"] = [rule_of(*_pair(entry, "--rule")) for entry in rule]
+        overrides["rules"] = [rule_of(*pair(entry, "--rule")) for entry in rule]
     if language:
         overrides["languages"] = language
     split = {"fraction": held_out, "seed": seed}
     overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
-    chosen = _engine(engine, engine_option, workers, corpus)
-    with _progress() as progress:
+    chosen = engine_of(engine, engine_option, workers, corpus)
+    with bars() as progress:
         result = run(
             corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
         )
@@ -236,7 +193,7 @@ def tokenizer(
 
     settings = TrainSettings(vocab_size, kind, max_chars=max_chars or None, seed=seed)
     read_selection(corpus, selection)
-    with _progress() as progress:
+    with bars() as progress:
         description = train(selected_texts(corpus, selection, "train"), out, settings, progress)
     typer.echo(f"{out}: {description['kind']}, {description['vocab_size']:,} ids")
 
@@ -245,7 +202,7 @@ def tokenizer(
 def build(
     corpus: Corpus,
     out: Annotated[
-        Path, typer.Argument(help="Folder for the token files, or s3:// URL.", parser=_folder, metavar="OUT")
+        Path, typer.Argument(help="Folder for the token files, or s3:// URL.", parser=folder, metavar="OUT")
     ],
     tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder or tokenizer.json.", exists=True)],
     selection: Selection = "main",
@@ -263,9 +220,9 @@ def build(
     """Write token files (.bin/.idx) of a selection."""
     from data_prep.build import build as run
 
-    roles = dict(_pair(entry, "--role") for entry in role or []) or None
-    chosen = _engine(engine, engine_option, workers, out)
-    with _progress() as progress:
+    roles = pairs(role, "--role") or None
+    chosen = engine_of(engine, engine_option, workers, out)
+    with bars() as progress:
         manifests = run(
             corpus,
             selection,
@@ -301,9 +258,8 @@ def report(
 ) -> None:
     """Write a page about a corpus: what it holds, what was dropped and why, scores and samples."""
     from data_prep.report.page import write_report
-    from data_prep.storage import local_only
 
-    write_report(local_only(corpus, "data report"), out, selection, examples, seed, workers, score or ())
+    write_report(corpus, out, selection, examples, seed, workers, score or ())
     typer.echo(f"{out}: report of {corpus}")
 
 
@@ -315,9 +271,8 @@ def inspect(
 ) -> None:
     """Show what a corpus holds, what was dropped and what is selected."""
     from data_prep.report import corpus_report, render, selection_names
-    from data_prep.storage import local_only
 
-    names = selection_names(local_only(corpus, "data inspect"))
+    names = selection_names(corpus)
     report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))

@@ -47,9 +47,10 @@ class ShardTask:
     """One shard to make: `function(stream, *args, *common) -> counters` writes `output`'s bytes to `stream`.
 
     `function` is module-level, its arguments are picklable, and `common` is one and the same object in the tasks of a
-    run: it is what would otherwise be sent with each of them, such as the paths of all shards. The counters are a JSON-able dict with at least `rows`. A shard of
-    more than one file writes the others with `write_atomic` beside `output` and counts them as `files: {path relative
-    to output's directory: asdict(digest)}`; they are then checked like the output itself.
+    run: it is what would otherwise be sent with each of them, such as the paths of all shards. The counters are a
+    JSON-able dict with at least `rows`. A shard of more than one file writes the others with `write_atomic` beside
+    `output` and counts them as `files: {path relative to output's directory: asdict(digest)}`; they are then checked
+    like the output itself.
     """
 
     output: Path

@@ -51,13 +51,6 @@ def is_remote(path: Any) -> bool:
     return not isinstance(path, Path)
 
 
-def local_only(path: Path, what: str) -> Path:
-    """`path`. Raises `DataError` where it is in an object store, which `what` cannot read."""
-    if is_remote(path):
-        raise DataError(f"{path}: {what} reads a corpus on a disk only; copy it there (aws s3 sync {path} FOLDER)")
-    return path
-
-
 def open_to_read(path: Path) -> BinaryIO:
     """A file to read from, seekable, in ranges of some size where it is remote."""
     if is_remote(path):

@@ -1,20 +1,17 @@
 """`megatron-seed data oracle`: have a large model rate a sample, or take ratings that are there already."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from data_prep.arguments import CorpusOnDisk, bars
 
 if TYPE_CHECKING:
     from data_prep.oracle.settings import OracleSettings
 
 app = typer.Typer(no_args_is_help=True, help="Ratings of a sample by a large model: asked for, imported, compared.")
 
-Corpus = Annotated[Path, typer.Argument(help="Folder of the corpus.", file_okay=False)]
 Name = Annotated[str, typer.Argument(help="What to call these scores.")]
 Config = Annotated[
     Path | None,
@@ -34,14 +31,6 @@ Tokenizer = Annotated[Path | None, typer.Option(help="Tokenizer folder or tokeni
 Workers = Annotated[int, typer.Option(min=1, help="Threads that draw the sample.")]
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
-
-
 def _settings(config: Path | None, prompt: str | None = None, **sections: dict[str, Any]) -> "OracleSettings":
     from data_prep.oracle.settings import load_settings
 
@@ -50,7 +39,7 @@ def _settings(config: Path | None, prompt: str | None = None, **sections: dict[s
 
 @app.command("estimate")
 def estimate_command(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     name: Name,
     config: Config = None,
     url: Url = None,
@@ -84,7 +73,7 @@ def estimate_command(
 
 @app.command()
 def run(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     name: Name,
     config: Config = None,
     url: Url = None,
@@ -130,14 +119,14 @@ def run(
         for line in describe(estimate):
             typer.echo(f"  {line}", err=True)
 
-    with _progress() as progress:
+    with bars() as progress:
         manifest = run_oracle(corpus, name, settings, progress, workers, again, tell)
     typer.echo(f"{corpus}: oracle {name}: " + "\n  ".join(_said(manifest)))
 
 
 @app.command("import")
 def import_(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     name: Name,
     table: Annotated[Path, typer.Argument(help="Parquet with id or sha256, and score.", dir_okay=False)],
     score_column: Annotated[str, typer.Option(help="Column that holds the scores.")] = "score",
@@ -159,7 +148,7 @@ def import_(
 
 @app.command()
 def compare(
-    corpus: Corpus,
+    corpus: CorpusOnDisk,
     names: Annotated[list[str], typer.Argument(help="Oracles, two or more.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder; default CORPUS/oracle/_comparison.", file_okay=False)

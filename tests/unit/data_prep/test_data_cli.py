@@ -102,6 +102,18 @@ def test_what_is_wrong_is_a_data_error(tmp_path, root):
         run("tokenizer", tmp_path / "corpus", tmp_path / "out", "--vocab-size", "800")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("oracle", "estimate", "s3://bucket/corpus", "name"), ("score", "apply", "s3://bucket/corpus", "module:function")],
+)
+def test_what_needs_a_disk_says_so_and_makes_no_folder(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 2
+    assert "needs a disk" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from typer.testing import CliRunner; from data_prep.cli import app\n"
