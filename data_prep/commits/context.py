@@ -4,7 +4,7 @@ import functools
 import re
 
 import pygit2
-from pygit2.enums import FileMode, ObjectType
+from pygit2.enums import FileMode
 
 from data_prep.commits.changes import LeftOut, path_of, text_of
 
@@ -27,7 +27,7 @@ class Snapshots:
             if not is_folder and _README.fullmatch(name)
         ]
         for _, name, oid in sorted(found, key=lambda entry: entry[:2]):
-            text = text_of(self._repository[oid], _README_BYTES)
+            text = text_of(self._repository, oid, _README_BYTES)
             if not isinstance(text, LeftOut) and text.strip():
                 return name, text
         return None
@@ -70,6 +70,7 @@ class Snapshots:
         found = []
         for child in self._repository[oid]:
             name = path_of(child.raw_name)
-            if name is not None and child.filemode not in (FileMode.LINK, FileMode.COMMIT):
-                found.append((name, child.type == ObjectType.TREE, child.id))
+            kind = child.type_str
+            if name is not None and (kind == "tree" or (kind == "blob" and child.filemode != FileMode.LINK)):
+                found.append((name, kind == "tree", child.id))
         return sorted(found, key=lambda entry: entry[:2])

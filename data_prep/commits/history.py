@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pygit2
-from pygit2.enums import SortMode
+from pygit2.enums import FileMode, SortMode
 
 from data_prep.commits.changes import FAILURES, tree_diff
 from data_prep.commits.settings import CommitSettings
@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
 )
 _KEY = b"data_prep.history"
 _DAY_S = 86_400
+_STORED = (FileMode.BLOB, FileMode.BLOB_EXECUTABLE, FileMode.LINK)
 
 
 @functools.lru_cache(maxsize=4)
@@ -161,16 +162,16 @@ def _patch(
         return "no_change", None
     if len(diff) > settings.max_files:
         return "huge", None
-    sides = [(d.status_char(), d.old_file, d.new_file) for d in diff.deltas]
-    blobs = [(status, side.raw_path.hex(), str(side.id)) for status, *both in sides for side in both]
-    if any(_size(repository, oid) > settings.max_file_bytes for _, _, oid in blobs):
-        return None, fingerprint(blobs)
+    changed = [(delta.status_char(), delta.old_file, delta.new_file) for delta in diff.deltas]
+    if any(_size(repository, side) > settings.max_file_bytes for _, *sides in changed for side in sides):
+        held = [(kind, [[side.raw_path.hex(), str(side.id)] for side in sides]) for kind, *sides in changed]
+        return None, fingerprint(held)
     return None, str(diff.patchid)
 
 
-def _size(repository: pygit2.Repository, oid: str) -> int:
-    """Bytes of a blob; 0 where there is none, as for a side that is not there, or a submodule."""
-    return repository.odb.read_header(oid)[1] if oid in repository else 0
+def _size(repository: pygit2.Repository, side: pygit2.DiffFile) -> int:
+    """Bytes of a file; 0 for one that is not there, and for a submodule."""
+    return repository.odb.read_header(side.id)[1] if side.mode in _STORED else 0
 
 
 def _batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -157,7 +157,7 @@ class SnapshotIndex:
         if blob in self._cache:
             self._cache.move_to_end(blob)
             return self._cache[blob]
-        text = text_of(self._repository[blob], self._max_file_bytes)
+        text = text_of(self._repository, blob, self._max_file_bytes)
         found = None if isinstance(text, LeftOut) else self._bm25.words(text)
         self._cache[blob] = found
         self._cached_bytes += _size(found)
@@ -172,7 +172,7 @@ class SnapshotIndex:
         """
         scores = self._bm25.scores(query)
         best = sorted((path for path in scores if path not in without), key=lambda path: (-scores[path], path))
-        return [(path, self._repository[self._blobs[path]].data.decode()) for path in best[:files]]
+        return [(path, self._repository.odb.read(self._blobs[path])[1].decode()) for path in best[:files]]
 
 
 def _size(words: Words | None) -> int:

@@ -31,6 +31,8 @@ from tokenizer.encode import Encoder
 
 FORMAT = "data_prep.commits/1"
 ANNOTATION = "commits"
+# A target of more characters than this for each token is not counted: no tokenizer makes so few tokens of a diff.
+_MOST_CHARACTERS = 64
 FACTS = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -173,9 +175,10 @@ class Maker:
         drops: Drops,
     ) -> tuple[dict[str, Any], dict[str, Any]] | None:
         settings = self._config.sample
-        target = write_target(changes, settings.format, settings.context_lines)
+        most = settings.max_tokens * (_MOST_CHARACTERS if settings.tokenizer else settings.bytes_per_token)
+        target = write_target(changes, settings.format, settings.context_lines, most)
         sample = None
-        if len(target) <= settings.max_tokens * _MOST_CHARACTERS:  # else there is no need to count
+        if target is not None:
             sample = write_sample(self._context(commit), target, settings, self._count)
         if sample is None:
             drops.add("too_long", shown)
@@ -214,9 +217,6 @@ class Maker:
             self._index.move(tree)
             files = self._index.top(words_of(message), settings.files, frozenset(readme[:1] if readme else ()))
         return Context(message, readme, self._snapshots.tree(tree, settings.tree_entries), files)
-
-
-_MOST_CHARACTERS = 64  # that a token of any tokenizer stands for, spaces aside
 
 
 def language_of(changes: list[Change]) -> str:

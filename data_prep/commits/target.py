@@ -13,6 +13,7 @@ are the files whose texts differ, each with its hunks, or, as search/replace, `-
 file, and one that is renamed as it is, has nothing there.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,18 @@ NOWHERE = "/dev/null"
 _PATHS = {"A": 1, "M": 1, "D": 1, "R": 2}
 
 
-def write_target(changes: Sequence[Change], format: str, context_lines: int) -> str:
-    """The paths, then the changes."""
-    lines = "".join("\t".join(_row(change)) + "\n" for change in changes)
-    return lines + CHANGES + "".join(_edit(change, format, context_lines) for change in changes)
+def write_target(
+    changes: Sequence[Change], format: str, context_lines: int, most_characters: float = math.inf
+) -> str | None:
+    """The paths, then the changes; None where that is more than `most_characters`, which is found out early."""
+    parts = ["\t".join(_row(change)) + "\n" for change in changes] + [CHANGES]
+    left = most_characters - sum(map(len, parts))
+    for change in changes:
+        if left < 0:
+            return None
+        parts.append(_edit(change, format, context_lines))
+        left -= len(parts[-1])
+    return None if left < 0 else "".join(parts)
 
 
 def _row(change: Change) -> tuple[str, ...]:

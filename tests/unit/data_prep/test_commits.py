@@ -351,9 +351,17 @@ def test_sources_of_a_corpus_are_named_in_every_run(tmp_path, repo, run, samples
     assert len(list((tmp_path / "corpus/annotations/commits").glob("*.parquet"))) == 1
     with pytest.raises(DataError, match="holds no Git repository"):
         run(corpus="none", sources=[CommitSource(str(files(tmp_path / "plain", {"a/b.py": "1"})), "plain")])
-    take(tmp_path / "plain", "folder")  # into the corpus of commits, which stays whole
-    assert len(samples_ids := [row for shard in list_shards(tmp_path / "corpus") for row in pq.read_table(shard)["id"]])
-    assert len(samples_ids) == 2
+    report = take(tmp_path / "plain", "folder")  # into the corpus of commits, which stays whole
+    assert (report.sources["git"]["documents"], report.sources["src"]["documents"]) == (1, 1)
+    with pytest.raises(DataError, match="has commits of source src, too"):
+        run()
+
+
+def test_documents_of_code_are_not_mixed_with_commits(tmp_path, repo, run, take, files):
+    repo.commit("Start", a_py=b"a = 1\n")
+    take(files(tmp_path / "plain", {"b.py": "b = 1\n"}), "folder")
+    with pytest.raises(DataError, match="give commits a corpus of their own"):
+        run()
 
 
 def invoke(*arguments) -> str:

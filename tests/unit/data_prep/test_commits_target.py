@@ -94,6 +94,14 @@ def test_one_change_in_both_formats():
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), st.integers(0, 200), st.sampled_from(FORMATS))
+def test_a_target_is_whole_or_none(texts, most, format):
+    changes = [Change(f"f{index}", f"f{index}", old, new) for index, (old, new) in enumerate(texts)]
+    whole = write_target(changes, format, 3)
+    assert write_target(changes, format, 3, most) == (whole if len(whole) <= most else None)
+
+
 @pytest.mark.parametrize(
     ("target", "format", "said"),
     [
