@@ -2,7 +2,8 @@
 
 Python is judged by its syntax tree (docstrings, length and branches of functions, short names), other languages by
 comments, length of blocks and depth; both by repeated lines, literals and notes of unfinished work. Generated files and
-those of literals get 0. The noise, a function of the text, has a standard deviation of 0.7.
+those of literals get 0. The noise, a function of the model's name and the text, has a standard deviation of 0.7;
+another name is another draw.
 """
 
 import ast
@@ -44,11 +45,12 @@ class _Handler(BaseHTTPRequestHandler):
         content = body["messages"][-1]["content"]
         language = re.search(r"You will be shown one (.+?) file\.", content)[1]
         _, text, _ = content.split(f"\n{_MARK.search(content)[0]}\n")
-        answer = f"Judged as {language} by what is in it.\n\nRating: [[{rate(language, text)}]]"
+        rating = rate(language, text, body["model"])
+        answer = f"Judged as {language} by what is in it.\n\nRating: [[{rating}]]"
         message = {"role": "assistant", "content": answer}
         usage = {"prompt_tokens": len(content) // 4, "completion_tokens": len(answer) // 4}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        data = json.dumps({"model": "hidden", "choices": [choice], "usage": usage}).encode()
+        data = json.dumps({"model": body["model"], "choices": [choice], "usage": usage}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -59,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def rate(language: str, text: str) -> int:
-    """From 0 to 10."""
+def rate(language: str, text: str, draw: str) -> int:
+    """From 0 to 10; `draw` names the draw of the noise."""
     dense = max(1, len(re.sub(r"\s", "", text)))
     literals = sum(map(len, re.findall(r'"[^"\n]*"|\'[^\'\n]*\'|\b\d[\d.xa-fA-F]*\b', text))) / dense
     head = text[:3000].lower()
@@ -72,7 +74,7 @@ def rate(language: str, text: str) -> int:
     repeated = 1 - len(set(lines)) / max(1, len(lines))
     score -= 5 * max(0.0, repeated - 0.08) + 4 * max(0.0, literals - 0.2)
     score -= 0.3 * len(re.findall(r"\b(?:TODO|FIXME|XXX|HACK)\b", text)) + (2 if len(lines) < 8 else 0)
-    return int(min(10, max(1, round(score + NOISE * _noise(text)))))
+    return int(min(10, max(1, round(score + NOISE * _noise(draw, text)))))
 
 
 def _python(text: str) -> float | None:
@@ -111,8 +113,8 @@ def _blocks(text: str) -> float:
     return 5 + 8 * min(comments, 0.35) - max(0.0, (length - 25) / 25) - 4 * short - 0.3 * max(0, deepest - 4)
 
 
-def _noise(text: str) -> float:
+def _noise(draw: str, text: str) -> float:
     """Nearly normal, mean 0, standard deviation 1."""
-    digest = hashlib.sha256(b"noise:" + text.encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{draw}:{text}".encode("utf-8", "surrogatepass")).digest()
     uniform = [int.from_bytes(digest[4 * place : 4 * place + 4], "big") / 2**32 for place in range(8)]
     return (sum(uniform) - 4) * (12 / 8) ** 0.5

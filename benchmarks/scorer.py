@@ -4,10 +4,13 @@ Installed packages are the repositories. A sample is rated over HTTP by an endpo
 (`hidden_oracle.py`), through `data oracle`; the scorer sees scores of some repositories and is measured on others,
 beside always saying the mean, a regressor of the file's length alone, and a scorer trained on shuffled scores.
 
-    python benchmarks/scorer.py --work FOLDER --out scorer.json
-    python benchmarks/scorer.py --work FOLDER --llama CHECKPOINT --out scorer.json   # and a model scorer
+    python benchmarks/scorer.py --work FOLDER --seed 7 --out scorer.json
+    python benchmarks/scorer.py --work FOLDER --seed 7 --llama --out scorer.json   # and, on fewer files, a model scorer
 
-A pretrained checkpoint of this very machine is what `make quickstart` leaves in runs/quickstart/train.
+Another seed is another sample, another draw of the oracle's noise and another split: a scorer that was changed after a
+look at one seed's held-out files is to be measured with another. The model scorer begins with a small model that is
+pretrained here on the training side of the split (`pretrain_small.py`), or with `--llama CHECKPOINT`; beside it stands
+the linear one, trained and measured on the same files.
 """
 
 import argparse
@@ -26,63 +29,66 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from hidden_oracle import serve
+from pretrain_small import pretrain
 from real_code import ROOTS, files
 
 from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.held_out import HeldOut
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
+from data_prep.oracle.scores import read_scores
 from data_prep.scorer.base import open_scorer
 from data_prep.scorer.examples import load_examples, scores_of
 from data_prep.scorer.linear import LinearSettings, fit
 from data_prep.scorer.measure import measure
-from data_prep.scorer.train import predict, train_scorer
+from data_prep.scorer.train import MEASURED, predict, train_scorer
 
 ORACLE = "hidden"
 MOST_ERROR, LEAST_SPEARMAN = 0.7, 0.6
 _PER_REPOSITORY, _MOST_BYTES = 400, 1 << 18
 _BINS = 30  # of the length-only regressor
+_TIMED = 300  # files that both scorers' speed is measured on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for corpus and scorers; kept, and used again")
-    parser.add_argument("--files", type=int, default=12_000, help="that the oracle rates")
-    parser.add_argument("--llama", type=Path, help="pretrained checkpoint or run folder")
+    parser.add_argument("--files", type=int, default=9_000, help="that the oracle rates")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample, of the oracle's noise, of what is held out")
+    parser.add_argument("--llama", nargs="?", const="", help="also a model scorer; of this checkpoint or run folder")
+    parser.add_argument("--llama-files", type=int, default=3_000, help="of those that the oracle rates, for it")
+    parser.add_argument("--llama-tokens", type=int, default=491_520, help="that its model is pretrained on")
     parser.add_argument(
-        "--llama-set", nargs="*", default=["file_tokens=512", "learning_rate=5e-4"], metavar="KEY=VALUE"
+        "--llama-set",
+        nargs="*",
+        default=["file_tokens=512", "batch_rows=4", "micro_batch_rows=4", "learning_rate=1e-3"],
+        metavar="KEY=VALUE",
     )
     parser.add_argument("--processes", type=int, default=1, help="to train the model scorer on")
     parser.add_argument("--out", type=Path, default=Path("scorer.json"))
     arguments = parser.parse_args()
     corpus = arguments.work / "corpus"
     result: dict[str, Any] = {"load": os.getloadavg(), "corpus": make_corpus(arguments.work)}
-    ask(corpus, arguments.files)
-    split = HeldOut(fraction=0.25, seed=1)
-    examples = load_examples(corpus, ORACLE, split)
+    oracle = f"{ORACLE}-{arguments.seed}"
+    ask(corpus, oracle, arguments.files, arguments.seed)
+    split = HeldOut(fraction=0.25, seed=arguments.seed)
+    examples = load_examples(corpus, oracle, split)
     train, held_out = scores_of(examples.train), scores_of(examples.held_out)
     result["scored"] = {"train": len(train), "held_out": len(held_out), **examples.counts}
     rows = {"length only": length_only(examples.train, train, examples.held_out)}
     cpu = _cpu_s()
-    train_scorer(corpus, ORACLE, arguments.work / "linear", held_out=split.fraction, seed=split.seed)
+    linear = arguments.work / f"linear-{arguments.seed}"
+    train_scorer(corpus, oracle, linear, held_out=split.fraction, seed=split.seed)
     result["linear_training_cpu_s"] = _cpu_s() - cpu
-    rows["linear"] = predict(open_scorer(arguments.work / "linear"), examples.held_out)
+    rows["linear"] = predict(open_scorer(linear), examples.held_out)
     shuffled = np.random.default_rng(0).permutation(train)
     rows["linear, shuffled scores"] = predict(fit(examples.train, shuffled, LinearSettings(), 1)[0], examples.held_out)
-    if arguments.llama:
-        settings = dict(entry.split("=", 1) for entry in arguments.llama_set)
-        settings = {key: json.loads(value) for key, value in settings.items()}
-        cpu, began = _cpu_s(), time.perf_counter()
-        train_scorer(corpus, ORACLE, arguments.work / "llama", "llama", settings, split.fraction, split.seed,
-                     arguments.llama, processes=arguments.processes)  # fmt: skip
-        result["llama_training"] = {"cpu_s": _cpu_s() - cpu, "s": time.perf_counter() - began, "settings": settings}
-        began = time.process_time()
-        rows["llama"] = predict(open_scorer(arguments.work / "llama"), examples.held_out)
-        size = sum(len(example["text"].encode()) for example in examples.held_out)
-        result["llama_mb_per_cpu_s"] = size / 1e6 / (time.process_time() - began)
     languages = [example["language"] for example in examples.held_out]
     result["scorers"] = {name: measure(held_out, found, languages, train) for name, found in rows.items()}
-    result |= speed(corpus, arguments.work / "linear")
+    result |= speed(corpus, linear)
+    result["memory"] = memory(corpus, oracle, arguments.work, split)
+    if arguments.llama is not None:
+        result["llama"] = beside_a_model(corpus, arguments, split)
     tell(result)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -119,15 +125,15 @@ def installed() -> Iterator[dict[str, str]]:
             yield {"repository": repository, "path": path, "content": text}
 
 
-def ask(corpus: Path, count: int) -> None:
+def ask(corpus: Path, oracle: str, count: int, seed: int) -> None:
     """Has a sample rated over HTTP; answers that are there are not asked for again. Languages by their counts."""
-    config = corpus.parent / "oracle.yaml"
+    config = corpus.parent / f"{oracle}.yaml"
     counts = Counter()
     for shard in list_shards(corpus):
         counts.update(pq.read_table(shard, columns=["language"])["language"].to_pylist())
-    config.write_text(json.dumps({"sample": {"counts": counts}, "request": {"model": ORACLE}}))
+    config.write_text(json.dumps({"sample": {"counts": counts, "seed": seed}, "request": {"model": f"hidden-{seed}"}}))
     with serve() as url:
-        command = [str(Path(sys.executable).with_name("megatron-seed")), "data", "oracle", "run", str(corpus), ORACLE]
+        command = [str(Path(sys.executable).with_name("megatron-seed")), "data", "oracle", "run", str(corpus), oracle]
         command += ["--url", url, "--config", str(config), "--files", str(count)]
         subprocess.run(command, check=True)
 
@@ -169,6 +175,53 @@ def speed(corpus: Path, folder: Path) -> dict[str, float]:
     return {"linear_mb_per_cpu_s": alone, "apply_mb_per_cpu_s": size / (_cpu_s() - cpu)}
 
 
+def memory(corpus: Path, oracle: str, work: Path, split: HeldOut) -> list[dict[str, float]]:
+    """Peak memory of `data score train`, for a quarter of the bytes of scored files and for all of them."""
+    whole = sum(read_scores(corpus, oracle)["size_bytes"].to_pylist())
+    rows = []
+    for most_bytes in (whole // 4, whole):
+        words = ["data", "score", "train", corpus, oracle, work / "memory", "--set", f"most_bytes={most_bytes}"]
+        words += ["--held-out", split.fraction, "--seed", split.seed]
+        program = str(Path(sys.executable).with_name("megatron-seed"))
+        child = os.posix_spawn(program, [program, *map(str, words)], os.environ)
+        _, status, used = os.wait4(child, 0)
+        if status:
+            sys.exit(f"{program} ended with {os.waitstatus_to_exitcode(status)}")
+        rows.append({"text_mb": most_bytes / 1e6, "peak_mb": used.ru_maxrss * 1024 / 1e6})
+    return rows
+
+
+def beside_a_model(corpus: Path, arguments: argparse.Namespace, split: HeldOut) -> dict[str, Any]:
+    """A linear and a model scorer on the beginning of the sample: errors, CPU-seconds to train, MB per CPU-second."""
+    oracle, work = f"{ORACLE}-{arguments.seed}-{arguments.llama_files}", arguments.work
+    ask(corpus, oracle, arguments.llama_files, arguments.seed)
+    examples = load_examples(corpus, oracle, split)
+    train, held_out = scores_of(examples.train), scores_of(examples.held_out)
+    cpu = _cpu_s()
+    checkpoint = Path(arguments.llama) if arguments.llama else None
+    checkpoint = checkpoint or pretrain(corpus, work / f"pretrain-{split.seed}", split, arguments.llama_tokens)
+    result: dict[str, Any] = {"train": len(train), "held_out": len(held_out), "pretraining_cpu_s": _cpu_s() - cpu}
+    languages = [example["language"] for example in examples.held_out]
+    by_length = length_only(examples.train, train, examples.held_out)
+    result["length only"] = measure(held_out, by_length, languages, train)
+    timed = examples.held_out[:_TIMED]
+    size = sum(len(example["text"].encode()) for example in timed) / 1e6
+    settings = {key: json.loads(value) for key, value in (entry.split("=", 1) for entry in arguments.llama_set)}
+    for kind, own, begin in (("linear", {}, None), ("llama", settings, checkpoint)):
+        folder, cpu = work / f"{kind}-{arguments.seed}-{arguments.llama_files}", _cpu_s()
+        train_scorer(corpus, oracle, folder, kind, own, split.fraction, split.seed, begin,
+                     processes=arguments.processes)  # fmt: skip
+        used, scorer = _cpu_s() - cpu, open_scorer(folder)
+        predict(scorer, timed[:10])
+        began = time.process_time()
+        predict(scorer, timed)
+        took = time.process_time() - began
+        report = json.loads((folder.with_name(f"{folder.name}.{MEASURED}") / "report.json").read_bytes())
+        speeds = {"mb_per_cpu_s": size / took, "files_per_cpu_s": len(timed) / took}
+        result[kind] = {**report["measured"], "training_cpu_s": used, "settings": own, **speeds}
+    return result
+
+
 def _cpu_s() -> float:
     """Of this process and of children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -178,14 +231,28 @@ def _cpu_s() -> float:
 def tell(result: dict[str, Any]) -> None:
     corpus, scored = result["corpus"], result["scored"]
     print(f"{corpus['documents']:,} files, {corpus['text_bytes'] / 1e6:,.0f} MB; scored: {scored}")
+    _table(result["scorers"])
+    print(f"linear: {result['linear_mb_per_cpu_s']:.0f} MB per CPU-second, apply {result['apply_mb_per_cpu_s']:.0f}")
+    for row in result["memory"]:
+        print(f"linear: trained on {row['text_mb']:,.0f} MB of scored files, peak memory {row['peak_mb']:,.0f} MB")
+    if found := result.get("llama"):
+        print(f"\non {found['train']:,} files, measured on {found['held_out']:,}:")
+        _table({name: found[name] for name in ("length only", "linear", "llama")})
+        print(f"pretraining {found['pretraining_cpu_s']:,.0f} CPU-seconds")
+        for kind in ("linear", "llama"):
+            row = found[kind]
+            speeds = f"{row['mb_per_cpu_s']:.2f} MB or {row['files_per_cpu_s']:,.0f} files per CPU-second"
+            print(f"{kind}: trained and measured in {row['training_cpu_s']:,.0f} CPU-seconds; {speeds}")
+
+
+def _table(scorers: dict[str, Any]) -> None:
     print(f"{'':26}{'MAE':>8}{'of mean predictor':>19}{'by class':>10}{'Spearman':>10}   met")
-    length = result["scorers"]["length only"]["mae"]
-    for name, row in result["scorers"].items():
+    length = scorers["length only"]["mae"]
+    for name, row in scorers.items():
         ratio, spearman = row["mae"] / row["mean_predictor_mae"], row["spearman"] or 0.0
         met = ratio <= MOST_ERROR and row["mae"] < length and spearman >= LEAST_SPEARMAN
         numbers = f"{row['mae']:8.3f}{ratio:19.3f}{row['class_mae']:10.3f}{spearman:10.3f}"
         print(f"{name:26}{numbers}   {'yes' if met else 'no'}")
-    print(f"linear: {result['linear_mb_per_cpu_s']:.0f} MB per CPU-second, apply {result['apply_mb_per_cpu_s']:.0f}")
 
 
 if __name__ == "__main__":
