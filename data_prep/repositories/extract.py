@@ -209,13 +209,15 @@ def _rust(captures: Captures) -> tuple[set[str], set[str], set[str]]:
             re.search(r'\bpath\s*=\s*"([^"]+)"', _text(before)) if before and before.type == "attribute_item" else None
         )
         imports.add(f"path {given[1]}" if given else f"mod {inside}{name}")
-    for argument in captures.get("use", ()):
-        inside = _inline_modules(argument)
-        imports |= {f"use {inside}{path}" for path in _use_paths("".join(_without_alias(_text(argument)).split()))}
+    used = [(node, _without_alias(_text(node))) for node in captures.get("use", ())]
     for node in captures.get("path", ()):
         while node.parent is not None and node.parent.type in ("scoped_identifier", "scoped_type_identifier"):
             node = node.parent
-        imports.add(f"use {_inline_modules(node)}{''.join(_text(node).split())}")
+        used.append((node, _text(node)))
+    for node, text in used:
+        for path in _use_paths("".join(text.split())):
+            relative = path.split("::", 1)[0] in ("self", "super")
+            imports.add(f"use {_inline_modules(node) if relative else ''}{path}")
     return imports, set(), set()
 
 
