@@ -113,7 +113,10 @@ def test_time_limits(new_run: Callable[..., TrainingRun]) -> None:
     assert requeued["why"] == "the time limit" and ended["outcome"] == "stopped"
     assert limited.named("attempt")[1]["saved"] == ended["saved"] > 0
     assert limited.restarts(limited.jobs[0]) == 1
+    compared = ended["saved"] + 2 * EVERY  # some steps after the one that the limit came at
+    limited.wait(lambda: min(limited.step, chained.step) >= compared, "steps after the limit")
     cancel_run(limited.run_dir, now=True)
+    assert limited.losses[:compared] == chained.losses[:compared]  # what trained on without a break
 
     chained.wait(lambda: len(chained.named("attempt")) == 2, "the second job")
     first, second = chained.named("attempt")
