@@ -6,6 +6,7 @@ old HEAD is no ancestor of the new one, it is made from the start.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pygit2
 from pygit2.enums import FileMode, SortMode
@@ -35,6 +37,7 @@ SCHEMA = pa.schema(
 )
 _KEY = b"data_prep.history"
 _DAY_S = 86_400
+_LAST_S = 253_402_300_799  # of the year 9999; a date can be any number
 _STORED = (FileMode.BLOB, FileMode.BLOB_EXECUTABLE, FileMode.LINK)
 
 
@@ -66,26 +69,27 @@ class HistoryTask:
 def write_history(stream: BinaryIO, task: HistoryTask, earlier: Path) -> Mapping[str, Any]:
     """Shard function: the history, on top of what lies at `earlier` where that is of the same rules.
 
-    Counts `commits`, `days` and `batches` (for each: rows, candidates and a digest of its rows), or says what is the
-    `problem` of a repository that cannot be read to its end.
+    Counts `rows`, `days` and `batches` (of each its number, rows and digest), or says what is the `problem` of a
+    repository that cannot be read to its end.
     """
     repository = open_repository(task.path)
     table, known_head = _earlier(repository, task, earlier)
-    rows = table.to_pylist()
-    batch = rows[-1]["batch"] + 1 if rows else 0
-    problem, first = None, len(rows)
+    parts, problem = [table], None
+    batch = table["batch"][-1].as_py() + 1 if table.num_rows else 0
+    commits = _walk(repository, task.head, known_head)
     try:
-        for commit in _walk(repository, task.head, known_head):
-            number = batch + (len(rows) - first) // task.batch_commits
-            rows.append({**_judged(repository, commit, task.settings), "batch": number})
+        while chunk := list(itertools.islice(commits, task.batch_commits)):
+            rows = [{**_judged(repository, commit, task.settings), "batch": batch} for commit in chunk]
+            parts.append(pa.Table.from_pylist(rows, schema=SCHEMA))
+            batch += 1
     except FAILURES as error:
-        rows, problem = [], str(error).strip("'")
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        parts, problem = [SCHEMA.empty_table()], str(error).strip("'")
+    table = pa.concat_tables(parts)
     about = "\0".join([task.rules, task.head]).encode()
     pq.write_table(table.replace_schema_metadata({_KEY: about}), stream, compression="zstd")
-    dates = [row["date_s"] for row in rows]
-    days = (max(dates) - min(dates)) // _DAY_S if dates else 0
-    return {"rows": len(rows), "days": days, "batches": _batches(rows), "problem": problem}
+    dates = pc.min_max(table["date_s"]).as_py()
+    days = (dates["max"] - dates["min"]) // _DAY_S if table.num_rows else 0
+    return {"rows": table.num_rows, "days": days, "batches": list(_batches(table)), "problem": problem}
 
 
 def _earlier(repository: pygit2.Repository, task: HistoryTask, path: Path) -> tuple[pa.Table, str | None]:
@@ -100,7 +104,7 @@ def _earlier(repository: pygit2.Repository, task: HistoryTask, path: Path) -> tu
             return nothing
     except (*FAILURES, pa.ArrowException):
         return nothing
-    return table, head
+    return table.replace_schema_metadata().cast(SCHEMA), head
 
 
 def _walk(repository: pygit2.Repository, head: str, known_head: str | None) -> Iterator[pygit2.Commit]:
@@ -112,7 +116,13 @@ def _walk(repository: pygit2.Repository, head: str, known_head: str | None) -> I
 
 def _judged(repository: pygit2.Repository, commit: pygit2.Commit, settings: CommitSettings) -> dict[str, Any]:
     is_bot = any(pattern.search(_author(commit)) for pattern in _patterns(settings.bots))
-    row = {"commit": str(commit.id), "date_s": commit.commit_time, "is_bot": is_bot, "reason": None, "patch_id": None}
+    row = {
+        "commit": str(commit.id),
+        "date_s": min(max(commit.commit_time, 0), _LAST_S),
+        "is_bot": is_bot,
+        "reason": None,
+        "patch_id": None,
+    }
     row["reason"] = _refusal(repository, commit, is_bot and not settings.keep_bots)
     if row["reason"] is None:
         try:
@@ -174,8 +184,11 @@ def _size(repository: pygit2.Repository, side: pygit2.DiffFile) -> int:
     return repository.odb.read_header(side.id)[1] if side.mode in _STORED else 0
 
 
-def _batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["batch"], []).append(row)
-    return [{"batch": batch, "rows": len(part), "digest": fingerprint(part)} for batch, part in found.items()]
+def _batches(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """For each batch its number, its rows and their digest."""
+    start = 0
+    counts = pc.value_counts(table["batch"].combine_chunks())  # in the order in which they come
+    for found in counts.to_pylist():
+        rows = table.slice(start, found["counts"]).to_pylist()
+        yield {"batch": found["values"], "rows": len(rows), "digest": fingerprint(rows)}
+        start += len(rows)

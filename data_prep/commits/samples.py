@@ -4,7 +4,6 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -195,7 +194,7 @@ class Maker:
         return document, {
             "id": document["id"],
             "commit": row["commit"],
-            "date": datetime.fromtimestamp(row["date_s"], UTC),
+            "date": row["date_s"],
             "author_is_bot": row["is_bot"],
             "files_changed": len(changes) + len(left_out),
             "left_out": [f"{one.reason} {one.path}" for one in left_out],

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pygit2
 import pytest
+from object_store import s3_server
 from pygit2.enums import FileMode
 from typer.testing import CliRunner
 
@@ -299,6 +301,59 @@ def test_a_history_that_was_rewritten_is_made_anew(repo, run, samples):
     new = repo.commit("New", a_py=b"a = 3\n")
     run()
     assert set(samples()) == {new}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "date"), [(2**63 - 1, "9999-12-31T23:59:59+00:00"), (-5, "1970-01-01T00:00:00+00:00")]
+)
+def test_dates_that_no_calendar_has(repo, run, samples, seconds, date):
+    repo.commit("Start", a_py=b"a = 1\n")
+    repo.commit("Other", a_py=b"a = 2\n")
+    raw = repo.git[repo.git.head.target].read_raw()
+    replace_head(repo, re.sub(rb"> \d+", b"> %d" % seconds, raw))
+    run()
+    assert [sample["date"].isoformat() for sample in samples().values()] == [date]
+
+
+def replace_head(repo: Repo, raw: bytes) -> None:
+    """Another commit, as Git stores it, in place of the last."""
+    oid = repo.git.odb.write(pygit2.enums.ObjectType.COMMIT, raw)
+    repo.git.references.create(repo.git.references["HEAD"].target, oid, force=True)
+
+
+def test_messages_in_another_encoding(repo, run, samples):
+    repo.commit("Start", a_py=b"a = 1\n")
+    for encoding, message in (("latin-1", "Größe".encode("latin-1")), ("no-such", b"x"), ("utf-8", b"\xff")):
+        repo.commit("Placeholder", a_py=b"a = %d\n" % (repo.day + 5))
+        head, _, _ = repo.git[repo.git.head.target].read_raw().partition(b"\n\n")
+        replace_head(repo, head + b"\nencoding " + encoding.encode() + b"\n\n" + message)
+    report = run()
+    assert counted(report) == {"no_parent": 1, "message_not_text": 2}
+    (sample,) = samples().values()
+    assert sample["text"].startswith("## message\nGröße\n")
+
+
+def test_a_corpus_in_an_object_store(tmp_path, repo, run, snapshot, monkeypatch):
+    """The same documents, facts and histories as on a disk; a further run makes new commits only."""
+    for number in range(5):
+        repo.commit(f"Commit {number}", a_py=f"a = {number}\n".encode())
+    config = load_config(None, {**ALL, "shard_commits": 2})
+    sources = [CommitSource(str(tmp_path / "repos"), "git")]
+    with s3_server(monkeypatch) as bucket:
+        there = bucket / "commits"
+        assert import_commits(there, sources, config).units_made == run(shard_commits=2).units_made == 3
+        repo.commit("More", a_py=b"a = 9\n")
+        assert import_commits(there, sources, config).units_made == run(shard_commits=2).units_made == 1
+        found = {path.name: path.read_bytes() for path in (there / "documents").glob("*.parquet")}
+        found |= {f"facts {path.name}": path.read_bytes() for path in (there / "annotations/commits").glob("*.parquet")}
+    here = snapshot(tmp_path / "corpus")
+    wanted = {name: data for path, data in here.items() if (name := _shard_name(path))}
+    assert len(found) == 8 and found == wanted
+
+
+def _shard_name(path: str) -> str | None:
+    folder, _, name = path.rpartition("/")
+    return {"documents": name, "annotations/commits": f"facts {name}"}.get(folder) if name[-8:] == ".parquet" else None
 
 
 def test_damaged_objects_are_counted(tmp_path, repo, run, samples):
