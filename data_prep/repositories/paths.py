@@ -1,5 +1,6 @@
 """Imports that are paths: C, C++ and CUDA, JavaScript and TypeScript."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from data_prep.repositories.files import File, ancestors, folder_of, inside, join, nearness
@@ -26,29 +27,26 @@ def resolve_c(files: Sequence[File], _repository: str) -> list[set[int]]:
     by_name: dict[str, list[int]] = {}
     for index, file in enumerate(files):
         by_name.setdefault(file.path.rpartition("/")[2], []).append(index)
-    return [
-        {found for name in file.imports for found in _included(file, name, files, where, by_name)} for file in files
-    ]
 
+    @functools.cache
+    def included(folder: str, name: str) -> int | None:
+        target = name.strip('"<>').strip()
+        beside = join(folder, target)
+        if name.startswith('"') and beside in where:
+            return where[beside]
+        if name.startswith("<") and (target in _STANDARD or not ("." in target or "/" in target)):
+            return None
+        plain = join("", "/".join(part for part in target.split("/") if part != ".."))
+        candidates = [
+            index
+            for index in by_name.get(plain.rpartition("/")[2], ())
+            if files[index].path == plain or files[index].path.endswith(f"/{plain}")
+        ]
+        here = f"{folder}/" if folder else ""
+        order = {i: (-nearness(files[i].path, here), len(files[i].path), files[i].path) for i in candidates}
+        return min(candidates, key=order.__getitem__, default=None)
 
-def _included(
-    file: File, name: str, files: Sequence[File], where: Mapping[str, int], by_name: Mapping[str, list[int]]
-) -> Iterator[int]:
-    target = name.strip('"<>').strip()
-    beside = join(folder_of(file.path), target)
-    if name.startswith('"') and beside in where:
-        yield where[beside]
-        return
-    if name.startswith("<") and (target in _STANDARD or not ("." in target or "/" in target)):
-        return
-    plain = join("", "/".join(part for part in target.split("/") if part != ".."))
-    candidates = [
-        index
-        for index in by_name.get(plain.rpartition("/")[2], ())
-        if files[index].path == plain or files[index].path.endswith(f"/{plain}")
-    ]
-    if candidates:
-        yield min(candidates, key=lambda i: (-nearness(files[i].path, file.path), len(files[i].path), files[i].path))
+    return [{included(folder_of(file.path), name) for name in file.imports} - {None} for file in files]
 
 
 def resolve_javascript(files: Sequence[File], _repository: str) -> list[set[int]]:

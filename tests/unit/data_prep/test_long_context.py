@@ -11,6 +11,8 @@ from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
+from data_prep.importing import ImportLimits, SourceSpec, import_documents
+from data_prep.repositories.assemble import assemble
 from data_prep.repositories.imports import Imports
 from data_prep.repositories.run import write_repositories
 from data_prep.repositories.settings import RepositorySettings, load_settings
@@ -191,6 +193,33 @@ class _Failing:
         return pa.RecordBatch.from_pydict(kept, self.schema), lost
 
 
+def test_a_run_that_failed_goes_on_with_what_is_missing(tmp_path, files, take, snapshot, monkeypatch):
+    sources = {f"r{one}/{two}.py": f"# {one} {two}\n" * 80 for one in range(4) for two in "ab"}
+    take(files(tmp_path / "src", sources), "folders", shard_bytes=1000)
+    corpus = tmp_path / "corpus"
+    select(corpus, "main", ALL)
+    write_repositories(corpus, tmp_path / "two", settings=SMALL)
+    shards = list_shards(tmp_path / "two")
+    last = pq.read_table(shards[-1])["repository"][0].as_py()
+
+    def fail_on_last(files, texts, name, *more):
+        if name == last:
+            raise OSError("no space left")
+        return assemble(files, texts, name, *more)
+
+    monkeypatch.setattr("data_prep.repositories.shard.assemble", fail_on_last)
+    with pytest.raises(DataError, match="no space left"):
+        write_repositories(corpus, tmp_path / "out", settings=SMALL)
+    with pytest.raises(DataError, match="import did not finish"):
+        list_shards(tmp_path / "out")
+    monkeypatch.undo()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "documents").iterdir()}
+    assert len(stamps) == 2 * (len(shards) - 1) > 0
+    write_repositories(corpus, tmp_path / "out", settings=SMALL)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert snapshot(tmp_path / "out") == snapshot(tmp_path / "two")
+
+
 def test_what_cannot_be_done_is_said(corpus, tmp_path):
     with pytest.raises(DataError, match="no repository is left: 4 have too little text"):
         write_repositories(corpus, tmp_path / "out", settings=RepositorySettings(min_files=1))
@@ -225,3 +254,19 @@ def test_long_files_are_a_rule_of_a_selection(tmp_path, files, take, rows):
     config = SelectionConfig.model_validate({**config.model_dump(exclude={"rules"}), "rules": [rule]})
     found = select(tmp_path / "corpus", "long-files", config)
     assert found["left"]["train"]["documents"] == 2 and found["dropped"][0]["documents"] == 1
+
+
+@pytest.mark.slow
+def test_in_an_object_store_the_bytes_are_the_same(tmp_path, files, take, snapshot, monkeypatch):
+    from object_store import s3_server
+
+    small = {path: text for path, text in SOURCES.items() if path.startswith(("ring", "web"))}
+    take(files(tmp_path / "src", small), "folders")
+    select(tmp_path / "corpus", "main", ALL)
+    write_repositories(tmp_path / "corpus", tmp_path / "out", settings=SMALL)
+    with s3_server(monkeypatch) as bucket:
+        import_documents([SourceSpec("folders", str(tmp_path / "src"), "src")], bucket / "corpus", ImportLimits(), 1)
+        select(bucket / "corpus", "main", ALL)
+        write_repositories(bucket / "corpus", bucket / "out", settings=SMALL)
+        for name, data in snapshot(tmp_path / "out").items():
+            assert (bucket / "out" / name).read_bytes() == data, name
