@@ -426,12 +426,14 @@ def _uses(printed: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """(module, tree of a `use` declaration) of every declaration in what rustc prints, which it indents evenly."""
     around: list[tuple[int, str]] = []
     printed = re.sub(r"/\*.*?\*/", "", printed, flags=re.DOTALL)
-    for match in re.finditer(r"^( *)(?:pub(?:\([^)]*\))? )?(?:mod (\w+) \{|use ([^;]+);)", printed, re.MULTILINE):
+    for match in re.finditer(
+        r"^( *)(?:\}|(?:pub(?:\([^)]*\))? )?(?:mod (\w+) \{|use ([^;]+);))", printed, re.MULTILINE
+    ):
         indent = len(match[1])
         around = [entry for entry in around if entry[0] < indent]
         if match[2]:
             around.append((indent, match[2]))
-        else:
+        elif match[3]:
             yield tuple(name for _, name in around), "".join(match[3].split())
 
 
