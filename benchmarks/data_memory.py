@@ -2,11 +2,17 @@
 
 The input is one JSONL file made of installed packages' Python files, each written again and again with one identifier
 line changed, so that the large corpus is full of near duplicates. Each stage runs as a user runs it, in processes of
-its own; the resident memory of all of them together is sampled (pages that processes share count once for each).
-Decontamination looks for records made of a few of those files; what is built is all of the corpus, duplicates too.
-Prints a table and writes JSON.
+its own; the resident memory of all of them together is sampled (pages that processes share count once for each), and
+of it what is their own and no page of a file, which the system takes back when it needs the room. Decontamination looks
+for records made of a few of those files; what is built is all of the corpus, duplicates too. Prints a table and writes
+JSON.
 
     python benchmarks/data_memory.py --gigabytes 0.2 2 --workers 2 --out data_memory.json
+
+What global steps hold follows from the number of documents. `--lines 8` keeps that many lines of each file, so that a
+small corpus has many; `--partitions` takes the place of the default.
+
+    python benchmarks/data_memory.py --gigabytes 0.06 0.24 --lines 8 --stages "exact dedup" --partitions 2
 """
 
 import argparse
@@ -28,60 +34,73 @@ COMMAND = [sys.executable, "-c", "from data_prep.cli import app; app()"]
 SAMPLE_SECONDS = 0.1
 LIMIT_BYTES = 4e9
 ANNOTATORS = ("syntax", "signs", "licence", "secrets")
+DEDUP = {"exact dedup": "--exact", "near dedup": "--near", "repositories": "--repositories"}
+STAGES = ("import", *DEDUP, *ANNOTATORS, "decontamination", "select", "select all", "build all")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0], help="sizes of the JSONL file")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="besides import and exact dedup")
+    parser.add_argument("--lines", type=int, help="of each file, from its beginning (default: all)")
+    parser.add_argument("--partitions", type=int, help="of deduplication (default: its own)")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
     parser.add_argument("--out", type=Path, default=Path("data_memory.json"))
     arguments = parser.parse_args()
     rows = []
-    print(f"{'input GB':>9} {'stage':>16} {'peak MB':>8} {'seconds':>8} {'MB/s':>7} {'under 4 GB':>11}")
+    names = f"{'input GB':>9} {'documents':>10} {'stage':>16} {'peak MB':>8} {'own MB':>8} {'seconds':>8}"
+    print(f"{names} {'under 4 GB':>11}")
     for gigabytes in arguments.gigabytes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            for row in measure(Path(folder), gigabytes, arguments.workers):
+            for row in measure(Path(folder), gigabytes, arguments):
                 rows.append(row)
                 print(
-                    f"{row['input_bytes'] / 1e9:>9.2f} {row['stage']:>16} {row['peak_bytes'] / 1e6:>8.0f} "
-                    f"{row['seconds']:>8.1f} {row['megabytes_per_second']:>7.1f} "
+                    f"{row['input_bytes'] / 1e9:>9.2f} {row['documents']:>10,} {row['stage']:>16} "
+                    f"{row['peak_bytes'] / 1e6:>8.0f} {row['own_bytes'] / 1e6:>8.0f} {row['seconds']:>8.1f} "
                     f"{'yes' if row['peak_bytes'] < LIMIT_BYTES else 'NO':>11}",
                     flush=True,
                 )
-    arguments.out.write_text(json.dumps({"workers": arguments.workers, "rows": rows}, indent=1))
+    setting = {name: getattr(arguments, name) for name in ("workers", "lines", "partitions")}
+    arguments.out.write_text(json.dumps({**setting, "rows": rows}, indent=1))
 
 
-def measure(folder: Path, gigabytes: float, workers: int) -> Iterator[dict]:
+def measure(folder: Path, gigabytes: float, arguments: argparse.Namespace) -> Iterator[dict]:
     """Runs the stages on an input of the given size; one row for each."""
-    table, corpus, tokenizer = folder / "input.jsonl", folder / "corpus", folder / "tokenizer"
-    problems, build = folder / "problems.jsonl", folder / "build"
-    input_bytes = write_input(table, int(gigabytes * 1e9))
-    train(itertools.islice(_texts(), 500), tokenizer, TrainSettings(4096, "byte_bpe", max_chars=4_000_000))
+    corpus = folder / "corpus"
+    input_bytes = write_input(folder / "input.jsonl", int(gigabytes * 1e9), arguments.lines)
+    wanted = {"import", "exact dedup", *arguments.stages}
+    for stage, command in commands(folder, corpus, wanted, arguments).items():
+        peak_bytes, own_bytes, seconds = watch([*COMMAND, *command])
+        yield {
+            "stage": stage,
+            "input_bytes": input_bytes,
+            "documents": json.loads((corpus / "import.json").read_bytes())["documents"],
+            "peak_bytes": peak_bytes,
+            "own_bytes": own_bytes,
+            "seconds": seconds,
+        }
+
+
+def commands(folder: Path, corpus: Path, wanted: set[str], arguments: argparse.Namespace) -> dict[str, list[str]]:
+    tokenizer, problems, everything = folder / "tokenizer", folder / "problems.jsonl", folder / "everything.yaml"
+    if "build all" in wanted:
+        train(itertools.islice(_texts(), 500), tokenizer, TrainSettings(4096, "byte_bpe", max_chars=4_000_000))
     problems.write_text("".join(json.dumps({"text": text}) + "\n" for text in itertools.islice(_texts(), 100)))
-    everything = folder / "everything.yaml"
     everything.write_text("rules: []\n")
-    many = ["--workers", str(workers)]
+    many = ["--workers", str(arguments.workers)]
+    cut = ["--partitions", str(arguments.partitions)] if arguments.partitions else []
     stages = {
-        "import": ["import", str(corpus), f"input={table}", *many],
-        "exact dedup": ["dedup", str(corpus), "--exact", *many],
-        "near dedup": ["dedup", str(corpus), "--near", *many],
-        "repositories": ["dedup", str(corpus), "--repositories", *many],
+        "import": ["import", str(corpus), f"input={folder / 'input.jsonl'}", *many],
+        **{name: ["dedup", str(corpus), option, *cut, *many] for name, option in DEDUP.items()},
         **{name: ["annotate", str(corpus), name, *many] for name in ANNOTATORS},
         "decontamination": ["annotate", str(corpus), "decontamination", "--benchmarks", str(problems), *many],
         "select": ["select", str(corpus), *many],
         "select all": ["select", str(corpus), "--selection", "all", "--config", str(everything), *many],
-        "build all": ["build", str(corpus), str(build), "--tokenizer", str(tokenizer), "--selection", "all", *many],
+        "build all": ["build", str(corpus), str(folder / "build"), "--tokenizer", str(tokenizer), *many],
     }
-    for stage, command in stages.items():
-        peak_bytes, seconds = watch([*COMMAND, *command])
-        yield {
-            "stage": stage,
-            "input_bytes": input_bytes,
-            "peak_bytes": peak_bytes,
-            "seconds": seconds,
-            "megabytes_per_second": input_bytes / 1e6 / seconds,
-        }
+    stages["build all"] += ["--selection", "all"]
+    return {name: command for name, command in stages.items() if name in wanted}
 
 
 def _texts() -> Iterator[str]:
@@ -91,17 +110,18 @@ def _texts() -> Iterator[str]:
             yield text
 
 
-def write_input(path: Path, most_bytes: int) -> int:
+def write_input(path: Path, most_bytes: int, lines: int | None) -> int:
     """Writes the table and returns its size: package files over and over, each time under other names."""
     root = Path(sysconfig.get_path("purelib"))
-    files = sorted(file for file in root.rglob("*.py") if 200 < file.stat().st_size < 200_000)
+    paths = sorted(file for file in root.rglob("*.py") if 200 < file.stat().st_size < 200_000)
+    files = [(file, _beginning(file.read_text(encoding="utf-8", errors="replace"), lines)) for file in paths]
     written = 0
     with open(path, "w", encoding="utf-8") as out:
         for variant in itertools.count():
-            for file in files:
+            for file, text in files:
                 package, *rest = file.relative_to(root).parts
                 record = {
-                    "content": f"VARIANT_{variant} = {variant}\n" + file.read_text(encoding="utf-8", errors="replace"),
+                    "content": f"VARIANT_{variant} = {variant}\n{text}",
                     "max_stars_repo_name": f"{package}-{variant}",
                     "max_stars_repo_path": "/".join(rest) or package,
                     "lang": "Python",
@@ -113,27 +133,37 @@ def write_input(path: Path, most_bytes: int) -> int:
     return written
 
 
-def watch(command: list[str]) -> tuple[int, float]:
-    """(peak resident bytes of the process and all below it, seconds). Raises when the command fails."""
-    start, peak = time.perf_counter(), 0
+def _beginning(text: str, lines: int | None) -> str:
+    return text if lines is None else "".join(text.splitlines(keepends=True)[:lines])
+
+
+def watch(command: list[str]) -> tuple[int, int, float]:
+    """(peak resident bytes of the process and all below it, peak of those of no file, seconds).
+
+    Raises when the command fails.
+    """
+    start, peak, own_peak = time.perf_counter(), 0, 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, _resident(process.pid))
+        resident, own = _resident(process.pid)
+        peak, own_peak = max(peak, resident), max(own_peak, own)
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"{' '.join(command[3:])} failed with exit code {process.returncode}")
-    return peak, time.perf_counter() - start
+    return peak, own_peak, time.perf_counter() - start
 
 
-def _resident(pid: int) -> int:
-    total = 0
+def _resident(pid: int) -> tuple[int, int]:
+    total = own = 0
     try:
         root = psutil.Process(pid)
         for process in [root, *root.children(recursive=True)]:
-            total += process.memory_info().rss
+            memory = process.memory_info()
+            total += memory.rss
+            own += memory.rss - memory.shared
     except psutil.NoSuchProcess:
         pass  # it ended while it was looked at
-    return total
+    return total, own
 
 
 if __name__ == "__main__":

@@ -62,9 +62,11 @@ def main() -> None:
         cut = len(files) // 20
         tables = {"old": write_table(folder / "old.jsonl", files[cut:])}
         tables["new"] = write_table(folder / "new.jsonl", files[:cut])
-        tokenizers = make_tokenizers(arguments.tokenizers or folder, files, arguments.vocab_size)
+        with_pipeline = bool({"pipeline", "incremental"} & {*arguments.parts})
+        kinds = ("byte_bpe", "sentencepiece") if with_pipeline else ("byte_bpe",)
+        tokenizers = make_tokenizers(arguments.tokenizers or folder, kinds, files, arguments.vocab_size)
         compile_kernels(folder / "warm", files[:30])
-        if {"pipeline", "incremental"} & {*arguments.parts}:
+        if with_pipeline:
             results["pipeline"] = measure_pipeline(folder, tables, tokenizers, arguments.benchmarks)
         if "incremental" in arguments.parts:
             results["incremental"] = measure_incremental(folder, tables, tokenizers, arguments.benchmarks, results)
@@ -89,11 +91,13 @@ def write_table(path: Path, files: Sequence[tuple[str, str, str]]) -> Path:
     return path
 
 
-def make_tokenizers(folder: Path, files: Sequence[tuple[str, str, str]], vocab_size: int) -> dict[str, Path]:
+def make_tokenizers(
+    folder: Path, kinds: Sequence[str], files: Sequence[tuple[str, str, str]], vocab_size: int
+) -> dict[str, Path]:
     from tokenizer.train import TrainSettings, train
 
     made = {}
-    for kind in ("byte_bpe", "sentencepiece"):
+    for kind in kinds:
         made[kind] = folder / kind
         if not made[kind].exists():
             texts = (text for _, _, text in files[::8])
