@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,8 +29,11 @@ def s3_server(environment: Any) -> Iterator[Any]:
     server.start()
     try:
         _, port = server.get_host_and_port()
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        url = f"http://127.0.0.1:{port}"
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": url}.items():
             environment.setenv(name, value)
+        # Servers of one process share what they hold; this one starts empty.
+        urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=60).close()
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()

@@ -15,6 +15,7 @@ from pygit2.enums import FileMode
 from typer.testing import CliRunner
 
 from data_prep.cli import app
+from data_prep.commits import samples as samples_module
 from data_prep.commits.metadata import Popularity, load_metadata
 from data_prep.commits.repositories import CommitSource
 from data_prep.commits.run import import_commits
@@ -291,6 +292,26 @@ def test_a_further_run_makes_new_commits_only(tmp_path, repo, run, samples, snap
     }
     run(corpus="fresh", shard_commits=4)
     assert samples("fresh") == samples()
+
+
+def test_a_run_that_broke_off_goes_on(repo, run, samples, monkeypatch):
+    for number in range(9):
+        repo.commit(f"Commit {number}", a_py=f"a = {number}\n".encode())
+    run(corpus="whole", shard_commits=3)
+    written, write = [], samples_module.write_sample
+
+    def break_off(*arguments):
+        written.append(arguments)
+        if len(written) == 4:
+            raise RuntimeError("the disk is gone")
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samples_module, "write_sample", break_off)
+        with pytest.raises(DataError, match="the disk is gone"):
+            run(shard_commits=3)
+    assert run(shard_commits=3).units_made == 2
+    assert samples() == samples("whole")
 
 
 def test_a_history_that_was_rewritten_is_made_anew(repo, run, samples):
