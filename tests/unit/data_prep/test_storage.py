@@ -273,7 +273,7 @@ def test_the_commands_take_urls(tmp_path, files, folder):
     corpus = str(folder / "corpus")
     for arguments, said in [
         (["import", corpus, str(folder / "raw=1")], "4 documents"),
-        (["inspect", corpus], "reads a corpus on a disk only"),
+        (["inspect", corpus], "raw-1"),
         (["import", "gs://x/y", str(root)], "gs:// cannot be read or written"),
     ]:
         found = CliRunner().invoke(app, arguments, env={"COLUMNS": "1000"})
