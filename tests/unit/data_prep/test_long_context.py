@@ -6,15 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.annotators.base import Annotator
 from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.repositories.assemble import assemble
-from data_prep.repositories.imports import Imports
-from data_prep.repositories.run import write_repositories
+from data_prep.repositories.run import describe, write_repositories
 from data_prep.repositories.settings import RepositorySettings, load_settings
 from data_prep.select import SelectionConfig, load_config, select
 
@@ -161,36 +159,26 @@ def test_repositories_are_chosen_by_the_mean_score_of_their_files(corpus, tmp_pa
     assert about["mean"]["lowest"] == pytest.approx((10 * 8 + 2 * 1) / 12)
 
 
-def test_files_whose_imports_cannot_be_read_are_kept_and_counted(corpus, tmp_path, rows, monkeypatch):
-    monkeypatch.setattr("data_prep.annotate.IsolatedAnnotator", lambda *_: _Failing())
-    about = write_repositories(corpus, tmp_path / "out", settings=SMALL)
-    assert about["unread"] == 1 and about["unread_examples"][0]["path"] == "pkg/m3.py"
-    chain = next(row["text"] for row in rows(tmp_path / "out") if row["repository"] == "chain")
-    assert all(f"file: pkg/m{index}.py\n" in chain for index in range(10))
+def test_files_whose_imports_cannot_be_read_are_kept_and_counted(tmp_path, files, take, rows):
+    deep = f"use {'a::{' * 3000}b{'}' * 3000};\n"
+    take(files(tmp_path / "src", {"r/deep.rs": deep, "r/lib.rs": "mod deep;\n"}), "folders")
+    select(tmp_path / "corpus", "main", ALL)
+    about = write_repositories(tmp_path / "corpus", tmp_path / "out", settings=SMALL)
+    assert about["unread"] == 1 and about["unread_examples"][0]["path"] == "deep.rs"
+    assert "imports of 1 files could not be read, such as deep.rs (RecursionError" in describe(about)[-1]
+    (text,) = (row["text"] for row in rows(tmp_path / "out"))
+    assert text == f"// file: deep.rs\n{deep}\n// file: lib.rs\nmod deep;\n"
 
 
-class _Failing:
-    """An annotator that loses one file, in this process."""
-
-    def __init__(self) -> None:
-        import pyarrow as pa
-
-        from data_prep.annotators.isolation import _Reader
-
-        self.reader, self.inner = _Reader(), Imports()
-        self.schema = pa.schema(list(self.inner.columns.items()))
-
-    def annotate(self, rows):
-        import pyarrow as pa
-
-        documents = self.reader.documents(rows, Annotator.reads)
-        lost = ["timed out" if document["path"] == "pkg/m3.py" else None for document in documents]
-        answers = self.inner.annotate(documents)
-        kept = {
-            name: [None if why else value for value, why in zip(values, lost, strict=True)]
-            for name, values in answers.items()
-        }
-        return pa.RecordBatch.from_pydict(kept, self.schema), lost
+def test_what_is_held_out_is_written_apart(corpus, tmp_path, rows):
+    select(corpus, "main", ALL.model_copy(update={"held_out": HeldOut(fraction=0.5, seed=3)}))
+    sides = {}
+    for split in ("train", "held_out"):
+        settings = SMALL.model_copy(update={"split": split, "min_files": 1})
+        write_repositories(corpus, tmp_path / split, settings=settings)
+        sides[split] = {row["repository"] for row in rows(tmp_path / split)}
+    assert sides["train"] and sides["held_out"] and not sides["train"] & sides["held_out"]
+    assert sides["train"] | sides["held_out"] == {"alone", "chain", "ring", "web"}
 
 
 def test_a_run_that_failed_goes_on_with_what_is_missing(tmp_path, files, take, snapshot, monkeypatch):
