@@ -10,14 +10,15 @@ JSON.
     python benchmarks/data_memory.py --gigabytes 0.2 2 --workers 2 --out data_memory.json
 
 What global steps hold follows from the number of documents. `--lines 8` keeps that many lines of each file, so that a
-small corpus has many; `--partitions` takes the place of the default.
+small corpus has many. `--partitions` takes the place of the default; deduplication is done anew for each number.
 
-    python benchmarks/data_memory.py --gigabytes 0.06 0.24 --lines 8 --stages "exact dedup" --partitions 2
+    python benchmarks/data_memory.py --gigabytes 0.06 0.12 --lines 8 --stages repositories --partitions 2 4 8
 """
 
 import argparse
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,7 @@ SAMPLE_SECONDS = 0.1
 LIMIT_BYTES = 4e9
 ANNOTATORS = ("syntax", "signs", "licence", "secrets")
 DEDUP = {"exact dedup": "--exact", "near dedup": "--near", "repositories": "--repositories"}
+ANNOTATIONS = {"exact dedup": "exact_dedup", "near dedup": "near_dedup", "repositories": "repository_dedup"}
 STAGES = ("import", *DEDUP, *ANNOTATORS, "decontamination", "select", "select all", "build all")
 
 
@@ -44,19 +46,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="besides import and exact dedup")
     parser.add_argument("--lines", type=int, help="of each file, from its beginning (default: all)")
-    parser.add_argument("--partitions", type=int, help="of deduplication (default: its own)")
+    parser.add_argument("--partitions", type=int, nargs="+", default=[0], help="of deduplication (default: its own)")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
     parser.add_argument("--out", type=Path, default=Path("data_memory.json"))
     arguments = parser.parse_args()
     rows = []
-    names = f"{'input GB':>9} {'documents':>10} {'stage':>16} {'peak MB':>8} {'own MB':>8} {'seconds':>8}"
+    names = f"{'input GB':>9} {'documents':>10} {'stage':>18} {'peak MB':>8} {'own MB':>8} {'seconds':>8}"
     print(f"{names} {'under 4 GB':>11}")
     for gigabytes in arguments.gigabytes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             for row in measure(Path(folder), gigabytes, arguments):
                 rows.append(row)
                 print(
-                    f"{row['input_bytes'] / 1e9:>9.2f} {row['documents']:>10,} {row['stage']:>16} "
+                    f"{row['input_bytes'] / 1e9:>9.2f} {row['documents']:>10,} {row['stage']:>18} "
                     f"{row['peak_bytes'] / 1e6:>8.0f} {row['own_bytes'] / 1e6:>8.0f} {row['seconds']:>8.1f} "
                     f"{'yes' if row['peak_bytes'] < LIMIT_BYTES else 'NO':>11}",
                     flush=True,
@@ -71,15 +73,19 @@ def measure(folder: Path, gigabytes: float, arguments: argparse.Namespace) -> It
     input_bytes = write_input(folder / "input.jsonl", int(gigabytes * 1e9), arguments.lines)
     wanted = {"import", "exact dedup", *arguments.stages}
     for stage, command in commands(folder, corpus, wanted, arguments).items():
-        peak_bytes, own_bytes, seconds = watch([*COMMAND, *command])
-        yield {
-            "stage": stage,
-            "input_bytes": input_bytes,
-            "documents": json.loads((corpus / "import.json").read_bytes())["documents"],
-            "peak_bytes": peak_bytes,
-            "own_bytes": own_bytes,
-            "seconds": seconds,
-        }
+        for partitions in arguments.partitions if stage in DEDUP else [0]:
+            if stage in DEDUP:
+                shutil.rmtree(corpus / "annotations" / ANNOTATIONS[stage], ignore_errors=True)
+            cut = ["--partitions", str(partitions)] if partitions else []
+            peak_bytes, own_bytes, seconds = watch([*COMMAND, *command, *cut])
+            yield {
+                "stage": f"{stage}, P={partitions}" if partitions else stage,
+                "input_bytes": input_bytes,
+                "documents": json.loads((corpus / "import.json").read_bytes())["documents"],
+                "peak_bytes": peak_bytes,
+                "own_bytes": own_bytes,
+                "seconds": seconds,
+            }
 
 
 def commands(folder: Path, corpus: Path, wanted: set[str], arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -89,10 +95,9 @@ def commands(folder: Path, corpus: Path, wanted: set[str], arguments: argparse.N
     problems.write_text("".join(json.dumps({"text": text}) + "\n" for text in itertools.islice(_texts(), 100)))
     everything.write_text("rules: []\n")
     many = ["--workers", str(arguments.workers)]
-    cut = ["--partitions", str(arguments.partitions)] if arguments.partitions else []
     stages = {
         "import": ["import", str(corpus), f"input={folder / 'input.jsonl'}", *many],
-        **{name: ["dedup", str(corpus), option, *cut, *many] for name, option in DEDUP.items()},
+        **{name: ["dedup", str(corpus), option, *many] for name, option in DEDUP.items()},
         **{name: ["annotate", str(corpus), name, *many] for name in ANNOTATORS},
         "decontamination": ["annotate", str(corpus), "decontamination", "--benchmarks", str(problems), *many],
         "select": ["select", str(corpus), *many],

@@ -12,7 +12,7 @@ incremental   the same commands after 5 % of the documents were added, against t
               before is the full one with these documents removed and `--rekey`.)
 alone         each level of deduplication and each annotator by itself, on a part of the corpus.
 workers       the stages that run shard by shard: two workers on one corpus against two runs of one worker each, on a
-              corpus of its own, at the same time. Ratio of throughput by wall clock, turn by turn; shards of 16 MB.
+              corpus of its own, at the same time. Ratio of throughput by wall clock, turn by turn; 16 shards.
 
     python benchmarks/data_pipeline.py --benchmarks ../shared/benchmarks --out data_pipeline.json
 """
@@ -213,7 +213,7 @@ def measure_workers(
         two = [stages(corpus, table, tokenizers["byte_bpe"], arguments.benchmarks, workers=1) for corpus in corpora]
         one = stages(folder / "together", table, tokenizers["byte_bpe"], arguments.benchmarks, workers=2)
         for commands in (one, *two):
-            commands["import"] += ["--shard-bytes", 16 << 20]
+            commands["import"] += ["--shard-bytes", arguments.part_megabytes * 1_000_000 // 16]
         shutil.rmtree(folder / "together", ignore_errors=True)
         for stage in ("import", "dedup", "annotate", "select", "build"):
             apart = wall_seconds([commands[stage] for commands in two])
@@ -222,6 +222,7 @@ def measure_workers(
                 taken.setdefault(stage, []).append(apart / 2 / together)
                 taken.setdefault("seconds apart", []).append(apart)
                 taken.setdefault("seconds together", []).append(together)
+            print(f"  {stage}: apart {apart:.1f} s, together {together:.1f} s", file=sys.stderr)
     apart, together = (sum(taken.pop(f"seconds {how}")) for how in ("apart", "together"))
     return {"ratio": apart / 2 / together, "by_stage": {s: statistics.median(r) for s, r in taken.items()}}
 

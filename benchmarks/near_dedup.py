@@ -20,7 +20,7 @@ CPU times are those of all processes of a command. The peers need an environment
 
     python -m venv PEER
     PEER/bin/pip install datatrove==0.10.1 'xxhash<4' spacy==3.8.18 nltk regex orjson fasteners \\
-        datasketch==2.0.0 numpy==2.4.6 pyarrow==26.0.1
+        datasketch==2.0.0 numpy==2.4.6 pyarrow==26.0.1 tokenizers==0.23.3
     python benchmarks/near_dedup.py --peer-python PEER/bin/python --out near_dedup.json
 """
 

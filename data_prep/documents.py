@@ -92,7 +92,8 @@ class DocumentWriter:
     _writer: pq.ParquetWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._writer = pq.ParquetWriter(self.stream, SCHEMA, compression="zstd", write_statistics=["id", "language"])
+        options = {"compression": "zstd", "write_statistics": ["id", "language"], "use_dictionary": METADATA_COLUMNS}
+        self._writer = pq.ParquetWriter(self.stream, SCHEMA, **options)
 
     def add(self, row: dict[str, Any]) -> None:
         self._pending.append(row)

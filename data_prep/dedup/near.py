@@ -30,6 +30,7 @@ from data_prep.errors import DataError
 from data_prep.partitions import (
     Output,
     Runner,
+    group_bounds,
     open_columns,
     read_runs,
     records,
@@ -194,7 +195,7 @@ def write_sets(
 ) -> dict[str, Any]:
     """Shard function: the sets of hashed n-grams of the rows that the runs `needed` name."""
     found, _ = read_runs(needed, keys)
-    rows = np.unique(found["key"]) - np.uint64(keys[0])
+    rows = found["key"][group_bounds(found["key"])[0]] - np.uint64(keys[0])
     sets = [text_set(text, ngram_words) for text in _texts_at(shard, rows.astype(np.int64))]
     offsets = np.cumsum([0, *map(len, sets)])
     members = np.concatenate([np.empty(0, np.uint64), *sets])

@@ -105,20 +105,21 @@ def _band_members(items: Items, key_range: tuple[int, int]) -> tuple[np.ndarray,
     fresh = [path for path, is_fresh in zip(items.bands, items.fresh, strict=True) if is_fresh]
     shards = np.flatnonzero(items.fresh)
     found, source = read_runs(fresh, key_range) if fresh else (np.empty(0, BAND), np.empty(0, np.int64))
-    keys, where = [found["key"]], [positions(shards[source], found["row"])]
-    wanted = np.unique(keys[0])
+    keys, where = found["key"], positions(shards[source], found["row"])
+    if len(shards) == len(items.fresh):
+        return keys, where
+    wanted = keys[group_bounds(keys)[0]]
+    all_keys, all_where = [keys], [where]
     for shard in np.flatnonzero(~np.array(items.fresh)):
         others, _ = read_runs([items.bands[shard]], key_range)
         at = np.searchsorted(wanted, others["key"])
         hit = at < len(wanted)
         hit[hit] = wanted[at[hit]] == others["key"][hit]
-        keys.append(others["key"][hit])
-        where.append(positions(shard, others["row"][hit]))
-    keys, where = np.concatenate(keys), np.concatenate(where)
-    if len(shards) < len(items.fresh):
-        order = np.argsort(keys, kind="stable")
-        keys, where = keys[order], where[order]
-    return keys, where
+        all_keys.append(others["key"][hit])
+        all_where.append(positions(shard, others["row"][hit]))
+    keys, where = np.concatenate(all_keys), np.concatenate(all_where)
+    order = np.argsort(keys, kind="stable")
+    return keys[order], where[order]
 
 
 def _bucket_pairs(
@@ -137,7 +138,7 @@ def _bucket_pairs(
         rights.append(left + distance)
     left, right = (np.concatenate(side or [np.empty(0, np.int64)]) for side in (lefts, rights))
     members, number = np.unique(where, return_inverse=True)
-    codes = np.unique(number[left].astype(np.uint64) << np.uint64(32) | number[right].astype(np.uint64))
+    codes = _sorted_set(number[left].astype(np.uint64) << np.uint64(32) | number[right].astype(np.uint64))
     left, right = (codes >> np.uint64(32)).astype(np.int64), (codes & np.uint64(0xFFFFFFFF)).astype(np.int64)
     likely = count_equal(_sketches(items.sketches, members), left, right) >= comparison.floor
     return pair_records(members[left[likely]], members[right[likely]])
@@ -162,6 +163,12 @@ def _sketches(tables: Sequence[Path], where: np.ndarray) -> np.ndarray:
     return out
 
 
+def _sorted_set(values: np.ndarray) -> np.ndarray:
+    """As `np.unique`, which hashes whole numbers: that takes several times as long, and as much memory."""
+    values = np.sort(values)
+    return values[group_bounds(values)[0]]
+
+
 def _distinct(pairs: np.ndarray) -> np.ndarray:
     pairs = pairs[np.argsort(pairs["key"], kind="stable")]
     first, _ = group_bounds(pairs["key"], pairs["one"], pairs["other"])
@@ -174,7 +181,7 @@ def merge_candidates(
     """Partition function over pairs: each once; beside it whose sets are needed."""
     found, _ = read_runs(candidates, key_range)
     pairs = _distinct(found)
-    needed = np.unique(np.concatenate([pairs["one"], pairs["other"]]))
+    needed = _sorted_set(np.concatenate([pairs["one"], pairs["other"]]))
     return write_run(stream, pairs) | {"files": write_side_run(side_path(output, NEEDED), records(_NEEDED, key=needed))}
 
 
