@@ -6,6 +6,7 @@ beside always saying the mean, a regressor of the file's length alone, and a sco
 
     python benchmarks/scorer.py --work FOLDER --seed 7 --out scorer.json
     python benchmarks/scorer.py --work FOLDER --seed 7 --llama --out scorer.json   # and, on fewer files, a model scorer
+    python benchmarks/scorer.py --work FOLDER --seed 7 --fasttext PYTHON --out scorer.json   # and fastText
 
 Another seed is another sample, another draw of the oracle's noise and another split: a scorer that was changed after a
 look at one seed's held-out files is to be measured with another. The model scorer begins with a small model that is
@@ -38,7 +39,7 @@ from data_prep.held_out import HeldOut
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.oracle.scores import read_scores
 from data_prep.scorer.base import open_scorer
-from data_prep.scorer.examples import load_examples, scores_of
+from data_prep.scorer.examples import Examples, load_examples, scores_of
 from data_prep.scorer.linear import LinearSettings, fit
 from data_prep.scorer.measure import measure
 from data_prep.scorer.train import MEASURED, predict, train_scorer
@@ -49,6 +50,16 @@ _PER_REPOSITORY, _MOST_BYTES = 400, 1 << 18
 _BINS = 30  # of the length-only regressor
 _TIMED = 300  # files that both scorers' speed is measured on
 
+_PEAK = r"""
+import re, sys
+from pathlib import Path
+from data_prep.scorer.train import train_scorer
+corpus, oracle, out, most_bytes, fraction, seed = sys.argv[1:]
+settings = {"most_bytes": int(most_bytes)}
+train_scorer(Path(corpus), oracle, Path(out), settings=settings, held_out=float(fraction), seed=int(seed))
+print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the sample, of the oracle's noise, of what is held out")
     parser.add_argument("--llama", nargs="?", const="", help="also a model scorer; of this checkpoint or run folder")
     parser.add_argument("--llama-files", type=int, default=3_000, help="of those that the oracle rates, for it")
-    parser.add_argument("--llama-tokens", type=int, default=491_520, help="that its model is pretrained on")
+    parser.add_argument("--llama-tokens", type=int, default=983_040, help="that its model is pretrained on")
     parser.add_argument(
         "--llama-set",
         nargs="*",
@@ -65,6 +76,7 @@ def main() -> None:
         metavar="KEY=VALUE",
     )
     parser.add_argument("--processes", type=int, default=1, help="to train the model scorer on")
+    parser.add_argument("--fasttext", type=Path, help="Python of an environment that has fastText: beside it")
     parser.add_argument("--out", type=Path, default=Path("scorer.json"))
     arguments = parser.parse_args()
     corpus = arguments.work / "corpus"
@@ -83,6 +95,8 @@ def main() -> None:
     rows["linear"] = predict(open_scorer(linear), examples.held_out)
     shuffled = np.random.default_rng(0).permutation(train)
     rows["linear, shuffled scores"] = predict(fit(examples.train, shuffled, LinearSettings(), 1)[0], examples.held_out)
+    if arguments.fasttext:
+        result["fasttext"], rows["fastText"] = beside_fasttext(arguments.fasttext, arguments.work, examples)
     languages = [example["language"] for example in examples.held_out]
     result["scorers"] = {name: measure(held_out, found, languages, train) for name, found in rows.items()}
     result |= speed(corpus, linear)
@@ -149,6 +163,18 @@ def length_only(train: Sequence[dict], scores: np.ndarray, held_out: Sequence[di
     return means[np.searchsorted(bounds, [len(example["text"].encode()) for example in held_out])]
 
 
+def beside_fasttext(python: Path, work: Path, examples: Examples) -> tuple[dict[str, float], np.ndarray]:
+    """CPU-seconds to train fastText, its MB per CPU-second, and its scores of what is held out."""
+    places = []
+    for name, rows in (("train", examples.train), ("held_out", examples.held_out)):
+        places.append(str(work / f"fasttext-{name}.jsonl"))
+        with open(places[-1], "w", encoding="utf-8") as out:
+            out.writelines(json.dumps({"text": row["text"], "score": row["score"]}) + "\n" for row in rows)
+    script = str(Path(__file__).with_name("fasttext_scores.py"))
+    result = json.loads(subprocess.run([str(python), script, *places], check=True, stdout=subprocess.PIPE).stdout)
+    return result, np.array(result.pop("scores"), np.float32)
+
+
 def speed(corpus: Path, folder: Path) -> dict[str, float]:
     """Of scoring alone, all texts in memory; and of `data score apply`, reading and writing included."""
     texts = []
@@ -176,18 +202,13 @@ def speed(corpus: Path, folder: Path) -> dict[str, float]:
 
 
 def memory(corpus: Path, oracle: str, work: Path, split: HeldOut) -> list[dict[str, float]]:
-    """Peak memory of `data score train`, for a quarter of the bytes of scored files and for all of them."""
+    """Peak memory of training the linear scorer, for a quarter of the bytes of scored files and for all of them."""
     whole = sum(read_scores(corpus, oracle)["size_bytes"].to_pylist())
     rows = []
     for most_bytes in (whole // 4, whole):
-        words = ["data", "score", "train", corpus, oracle, work / "memory", "--set", f"most_bytes={most_bytes}"]
-        words += ["--held-out", split.fraction, "--seed", split.seed]
-        program = str(Path(sys.executable).with_name("megatron-seed"))
-        child = os.posix_spawn(program, [program, *map(str, words)], os.environ)
-        _, status, used = os.wait4(child, 0)
-        if status:
-            sys.exit(f"{program} ended with {os.waitstatus_to_exitcode(status)}")
-        rows.append({"text_mb": most_bytes / 1e6, "peak_mb": used.ru_maxrss * 1024 / 1e6})
+        words = [sys.executable, "-c", _PEAK, corpus, oracle, work / "memory", most_bytes, split.fraction, split.seed]
+        said = subprocess.run([*map(str, words)], check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append({"text_mb": most_bytes / 1e6, "peak_mb": int(said) * 1024 / 1e6})
     return rows
 
 
@@ -233,6 +254,8 @@ def tell(result: dict[str, Any]) -> None:
     print(f"{corpus['documents']:,} files, {corpus['text_bytes'] / 1e6:,.0f} MB; scored: {scored}")
     _table(result["scorers"])
     print(f"linear: {result['linear_mb_per_cpu_s']:.0f} MB per CPU-second, apply {result['apply_mb_per_cpu_s']:.0f}")
+    if found := result.get("fasttext"):
+        print(f"fastText: {found['training_cpu_s']:,.0f} CPU-s to train, {found['mb_per_cpu_s']:.1f} MB per CPU-second")
     for row in result["memory"]:
         print(f"linear: trained on {row['text_mb']:,.0f} MB of scored files, peak memory {row['peak_mb']:,.0f} MB")
     if found := result.get("llama"):
