@@ -26,6 +26,7 @@ from data_prep.storage import RemoteKeys, is_remote, open_array, open_to_read, r
 KEYS = 1 << 64
 ROW_BITS = 32
 POOL_ROWS = 100_000  # documents from which on steps that read no text are worth starting processes for
+POOL_BYTES = 512 << 20  # of text from which on steps that read it are: two seconds of work; a pool takes one to start
 
 
 def record_type(**fields: str) -> np.dtype:
@@ -210,8 +211,8 @@ def side_path(output: Path, name: str) -> Path:
 class Runner:
     """Runs the tasks of global steps: `workers` processes of this machine, or an `engine`; `partitions` is P.
 
-    Steps that read no text pass over so few bytes per document that starting processes for fewer than `POOL_ROWS` takes
-    longer than the step itself; these then run in this process.
+    Starting processes takes longer than to read less than `POOL_BYTES` of text, or what steps that read none pass over
+    for fewer than `POOL_ROWS` documents; these then run in this process.
     """
 
     workers: int
@@ -219,9 +220,11 @@ class Runner:
     documents: int
     engine: Engine | None = None
     progress: Progress | None = None
+    text_bytes: int = POOL_BYTES
 
     def run(self, label: str, tasks: Sequence[ShardTask], reads_text: bool = False) -> Output:
-        workers = self.workers if reads_text or self.documents >= POOL_ROWS else 1
+        large = self.documents >= POOL_ROWS or (reads_text and self.text_bytes >= POOL_BYTES)
+        workers = self.workers if large else 1
         manifests = run_shards(tasks, workers, self.progress, label, self.engine)
         return Output(tuple(task.output for task in tasks), tuple(manifests))
 

@@ -112,10 +112,11 @@ def make_runner(
     corpus: Path, workers: int, partitions: int | None, row_bytes: int, engine: Engine | None, progress: Progress | None
 ) -> Runner:
     """A runner with as many partitions as asked for, or as `row_bytes` per document and the workers need."""
-    documents = sum(finished_manifest(shard)["rows"] for shard in list_shards(corpus))
+    manifests = [finished_manifest(shard) for shard in list_shards(corpus)]
+    documents, text_bytes = (sum(manifest[name] for manifest in manifests) for name in ("rows", "text_bytes"))
     if not documents:
         raise DataError(f"{corpus}: there are no documents to deduplicate")
     needed = default_partitions(documents, row_bytes, _TASK_BYTES)
     if documents >= POOL_ROWS:
         needed = max(needed, workers)
-    return Runner(workers, partitions or needed, documents, engine, progress)
+    return Runner(workers, partitions or needed, documents, engine, progress, text_bytes)

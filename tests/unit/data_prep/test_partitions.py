@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from data_prep.dedup.components import both_ways, connect
 from data_prep.partitions import (
+    POOL_BYTES,
+    POOL_ROWS,
     Runner,
     default_partitions,
     group_bounds,
@@ -147,3 +149,20 @@ def test_large_components_settle(tmp_path, shape):
     centres = components(tmp_path, edges, 4)
     assert len(set(centres.values())) == 1
     assert len(list((tmp_path / "of-4").iterdir())) < 25  # rounds
+
+
+@pytest.mark.parametrize(
+    ("documents", "text_bytes", "reads_text", "workers"),
+    [
+        (POOL_ROWS - 1, POOL_BYTES - 1, True, 1),
+        (POOL_ROWS - 1, POOL_BYTES, False, 1),
+        (POOL_ROWS - 1, POOL_BYTES, True, 4),
+        (POOL_ROWS, POOL_BYTES - 1, True, 4),
+        (POOL_ROWS, 0, False, 4),
+    ],
+)
+def test_processes_are_started_where_there_is_enough_to_do(monkeypatch, documents, text_bytes, reads_text, workers):
+    asked = []
+    monkeypatch.setattr("data_prep.partitions.run_shards", lambda tasks, workers, *_: asked.append(workers) or [])
+    Runner(4, 1, documents, text_bytes=text_bytes).run("a step", [], reads_text)
+    assert asked == [workers]
