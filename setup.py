@@ -9,12 +9,16 @@ HERE = Path(__file__).parent
 DATA = [
     "charset-normalizer",
     "duckdb",
+    "fasttext-modern",  # trains and predicts with numpy 2
+    "fastwarc>=2.0",
     "httpx",
     "numba",
     "pyarrow",
     "pygit2",
+    "resiliparse>=2.0",
     "scipy",
     "tenacity",
+    "tldextract>=5.1",
     "tree-sitter>=0.25",
     "tree-sitter-language-pack>=0.13,<1",  # from 1.0 on grammars are fetched from the network when first used
     "zstandard",
@@ -85,6 +89,7 @@ setup(
             "ray>=2.9",
             "ruff",
             "submitit>=1.5",
+            "warcio",
         ],
     },
     entry_points={"console_scripts": ["megatron-seed = launch.cli:main"]},
