@@ -184,6 +184,7 @@ def tokenizer(
     selection: Selection = "main",
     kind: Annotated[str, typer.Option(help="sentencepiece or byte_bpe.")] = "sentencepiece",
     max_chars: Annotated[int, typer.Option(min=0, help="Characters used of all texts; 0 for all.")] = 400_000_000,
+    special: Annotated[list[str] | None, typer.Option(help="A group of further special tokens: commits.")] = None,
     seed: Annotated[int, typer.Option(help="Keys the choice of texts.")] = 1234,
 ) -> None:
     """Train a tokenizer on what a selection trains on, and on nothing that it holds out."""
@@ -191,7 +192,7 @@ def tokenizer(
     from data_prep.texts import selected_texts
     from tokenizer.train import TrainSettings, train
 
-    settings = TrainSettings(vocab_size, kind, max_chars=max_chars or None, seed=seed)
+    settings = TrainSettings(vocab_size, kind, max_chars=max_chars or None, seed=seed, special=tuple(special or ()))
     read_selection(corpus, selection)
     with bars() as progress:
         description = train(selected_texts(corpus, selection, "train"), out, settings, progress)

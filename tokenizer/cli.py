@@ -28,6 +28,7 @@ def train(
     max_chars_per_text: Annotated[int, typer.Option(help="Characters used of one text; 0 for all.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Keys the choice of texts.")] = 1234,
     character_coverage: Annotated[float, typer.Option(help="Share of characters that get pieces.")] = 0.9995,
+    special: Annotated[list[str] | None, typer.Option(help="A group of further special tokens: commits.")] = None,
 ) -> None:
     """Train a tokenizer on whole files."""
     from tokenizer.train import TrainSettings
@@ -40,6 +41,7 @@ def train(
         max_chars_per_text=max_chars_per_text or None,
         seed=seed,
         character_coverage=character_coverage,
+        special=tuple(special or ()),
     )
     with Progress(console=Console(stderr=True)) as progress:
         description = train_tokenizer(read_texts(inputs), out, settings, progress)

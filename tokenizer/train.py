@@ -62,6 +62,8 @@ class TrainSettings:
     """sentencepiece: share of the characters whose kinds get a piece of their own; the others are written as bytes."""
     max_piece_length: int = 64
     """sentencepiece: longest piece, in characters."""
+    special: tuple[str, ...] = ()
+    """Groups of special tokens besides those of every tokenizer: `commits`."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("sentencepiece", "byte_bpe"):
@@ -71,6 +73,7 @@ class TrainSettings:
                 f"vocab_size is {self.vocab_size}; it must be at least {MIN_VOCAB_SIZE} "
                 f"({special.NUM_SPECIAL} special tokens, {NUM_BYTES} bytes, and room to learn)"
             )
+        special.roles_with(self.special)
 
 
 def train(texts: Iterable[str], out: Path, settings: TrainSettings, progress: Progress | None = None) -> dict[str, Any]:
@@ -89,7 +92,8 @@ def train(texts: Iterable[str], out: Path, settings: TrainSettings, progress: Pr
             f"{seen['texts']} texts ({seen['characters']} characters) allow a vocabulary of at most "
             f"{tokenizer.get_vocab_size()}, not {settings.vocab_size}: ask for that or less, or give more text"
         )
-    description = write_directory(out, tokenizer, settings.kind, special.STRINGS, files, {**asdict(settings), **seen})
+    roles = special.roles_with(settings.special)
+    description = write_directory(out, tokenizer, settings.kind, roles, files, {**asdict(settings), **seen})
     if progress:
         progress.update(task, total=1, completed=1)
     return description
@@ -148,7 +152,7 @@ def _sentencepiece_model(words: Iterable[tuple[str, int]], settings: TrainSettin
     counted = [f"{word.translate(stand_ins)}\t{count}" for word, count in words]
     if not any(len(line.split("\t")[0]) > 1 for line in counted):
         raise TokenizerError("the texts hold no word of two characters to learn from: give more text")
-    strings = special.special_strings()
+    strings = special.special_strings(settings.special)
     named = {special.IDS[role] for role in ("bos", "pad", "eos", "unk")}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -190,7 +194,7 @@ def _train_byte_bpe(texts: Iterable[str], settings: TrainSettings) -> tuple[Toke
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
-        special_tokens=special_added_tokens(special.special_strings()),
+        special_tokens=special_added_tokens(special.special_strings(settings.special)),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
