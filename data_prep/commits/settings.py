@@ -1,15 +1,13 @@
 """What a commits run is asked for: which repositories, which commits, what a sample holds."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from data_prep.errors import DataError
+from data_prep.settings import Settings, load_settings
 
 BOTS = (
     r"\[bot\]",
@@ -19,11 +17,7 @@ BOTS = (
 )
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RepositorySettings(_Settings):
+class RepositorySettings(Settings):
     """Which repositories are taken (Seed-Coder report, section 2.2.2: these four, with these values)."""
 
     min_stars: int = Field(100, ge=0)
@@ -34,7 +28,7 @@ class RepositorySettings(_Settings):
     """From the first to the last commit reachable from HEAD."""
 
 
-class CommitSettings(_Settings):
+class CommitSettings(Settings):
     """Which commits are taken; the values are ours. Merges and commits without a parent never are."""
 
     max_files: int = Field(50, ge=1)
@@ -56,7 +50,7 @@ class CommitSettings(_Settings):
         return bots
 
 
-class SampleSettings(_Settings):
+class SampleSettings(Settings):
     """What a sample holds. README, tree and five files are the report's; the numbers of tokens are ours."""
 
     max_tokens: int = Field(8192, ge=64)
@@ -80,7 +74,7 @@ class SampleSettings(_Settings):
     """Tokenizer folder or tokenizer.json."""
 
 
-class CommitsConfig(_Settings):
+class CommitsConfig(Settings):
     repositories: RepositorySettings = RepositorySettings()
     commits: CommitSettings = CommitSettings()
     sample: SampleSettings = SampleSettings()
@@ -95,30 +89,4 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
     Raises `DataError` naming the key that is wrong.
     """
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        values = {} if values is None else values
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(CommitsConfig.model_fields)} is expected")
-    for key, value in (overrides or {}).items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, Mapping) else value
-    try:
-        return CommitsConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path or 'commits'}: {where}: {_in_words(first)}") from None
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    if error["type"] != "extra_forbidden":
-        return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    models = (CommitsConfig, RepositorySettings, CommitSettings, SampleSettings)
-    near = difflib.get_close_matches(
-        str(error["loc"][-1]), [name for model in models for name in model.model_fields], 1
-    )
-    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
+    return load_settings(CommitsConfig, "commits", path, overrides)

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from data_prep.errors import DataError
+from data_prep import settings
+from data_prep.settings import Settings
 
 
-class NearSettings(BaseModel):
+class NearSettings(Settings):
     """256 permutations over word 5-grams are the report's (section 2.2.1); the other values are ours."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     permutations: int = Field(256, ge=8, le=4096)
     """Of MinHash; the bands share them out."""
     ngram_words: int = Field(5, ge=1, le=64)
@@ -36,17 +35,4 @@ class NearSettings(BaseModel):
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> NearSettings:
     """The defaults, changed by a YAML file, then by `overrides`. Raises `DataError` naming the key that is wrong."""
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(NearSettings.model_fields)} is expected")
-    try:
-        return NearSettings.model_validate({**values, **(overrides or {})})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path or 'near deduplication'}: {where}: {first['msg']} (got {first['input']!r})") from None
+    return settings.load_settings(NearSettings, "near deduplication", path, overrides)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from data_prep.errors import DataError
+from data_prep import settings
 from data_prep.languages import LANGUAGES
+from data_prep.settings import Settings
 
 # Files that the report had scored, by language (Seed-Coder report, appendix A.2): 222,066 in all.
 REPORT_COUNTS = {
@@ -38,11 +38,7 @@ REPORT_COUNTS = {
 }
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SampleSettings(_Settings):
+class SampleSettings(Settings):
     """Which files are rated. The counts are the report's; the other values are ours."""
 
     counts: dict[str, int] = REPORT_COUNTS
@@ -69,10 +65,10 @@ class SampleSettings(_Settings):
         return counts
 
 
-class RequestSettings(_Settings):
+class RequestSettings(Settings):
     """What is asked of the model beside the prompt. All but `max_tokens` is part of the key of an answer."""
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="give it in the file, or with --model")
     revision: str | None = None
     """Never sent: tells apart two models that their servers call by one name."""
     temperature: float | None = Field(0.0, ge=0)
@@ -82,7 +78,7 @@ class RequestSettings(_Settings):
     """Of an answer, thoughts included. Raise it, and ask again, where answers come back truncated."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls it."""
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field({})
     """Further fields of the request's body, such as `chat_template_kwargs`."""
 
     def body(self, messages: tuple[dict[str, str], ...]) -> dict[str, Any]:
@@ -98,10 +94,10 @@ class RequestSettings(_Settings):
         }
 
 
-class EndpointSettings(_Settings):
+class EndpointSettings(Settings):
     """Where and how. None of it changes what is asked, so none of it is part of an answer's key."""
 
-    url: str
+    url: str = Field(repr=False, description="give it in the file, or with --url")  # repr: it may hold a key
     """Such as http://127.0.0.1:8000/v1; `/chat/completions` is added."""
     api_key_env: str | None = None
     """The environment variable that holds the key. None: no key is sent."""
@@ -128,7 +124,7 @@ class EndpointSettings(_Settings):
         return url.rstrip("/").removesuffix("/chat/completions")
 
 
-class CostSettings(_Settings):
+class CostSettings(Settings):
     """Prices are for a million tokens, in whatever currency."""
 
     price_in: float | None = Field(None, ge=0)
@@ -155,7 +151,7 @@ class CostSettings(_Settings):
         return ((self.price_in or 0) * input_tokens + (self.price_out or 0) * output_tokens) / 1e6
 
 
-class OracleSettings(_Settings):
+class OracleSettings(Settings):
     """A run of `data oracle run`."""
 
     prompt: str = "code_quality"
@@ -170,31 +166,9 @@ class OracleSettings(_Settings):
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any] | Any] = {}) -> OracleSettings:
     """A YAML file, changed by `overrides` (same form; None changes nothing). Raises `DataError` naming the key."""
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(OracleSettings.model_fields)} is expected")
-    try:
-        return OracleSettings.model_validate(_merged(values, overrides))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            got = f"; give it there or with --{first['loc'][-1]}"
-        else:
-            got = "" if first["loc"][:2] == ("endpoint", "url") else f" (got {first['input']!r})"  # it may hold a key
-        raise DataError(f"{path or 'oracle'}: {where}: {first['msg']}{got}") from None
+    return settings.load_settings(OracleSettings, "oracle", path, _given(overrides))
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, change in changes.items():
-        if isinstance(change, Mapping) and isinstance(merged.get(key, {}), Mapping):
-            merged[key] = _merged(merged.get(key) or {}, change)
-        elif change is not None:
-            merged[key] = change
-    return merged
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: _given(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in given.items() if value is not None}

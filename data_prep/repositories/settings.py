@@ -1,23 +1,21 @@
 """What repository-level strings are asked for."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from data_prep.errors import DataError
+from data_prep import settings
+from data_prep.settings import Settings
 
 
-class RepositorySettings(BaseModel):
+class RepositorySettings(Settings):
     """Which repositories become strings, how long these may be, and how they say where a file begins.
 
     That repositories are chosen by the mean score of their files is the report's (section 2.2.5); the values are ours.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     split: Literal["train", "held_out"] = "train"
     """Side of the selection that files are taken from."""
     score: str = Field("quality.score", pattern=r"^[a-z][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$")
@@ -54,22 +52,4 @@ class RepositorySettings(BaseModel):
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RepositorySettings:
     """The defaults, changed by a YAML file, then by `overrides`. Raises `DataError` naming the key that is wrong."""
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(RepositorySettings.model_fields)} is expected")
-    try:
-        return RepositorySettings.model_validate({**values, **(overrides or {})})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, RepositorySettings.model_fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RepositorySettings.model_fields)}"
-            raise DataError(f"{path or 'repositories'}: there is no key {where!r}; {hint}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{path or 'repositories'}: {where}: {message} (got {first['input']!r})") from None
+    return settings.load_settings(RepositorySettings, "repositories", path, overrides)

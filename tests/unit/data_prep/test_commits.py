@@ -498,7 +498,7 @@ def test_tables_of_repositories(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sample: {max_token: 5}", "sample.max_token: there is no such key; did you mean 'max_tokens'"),
+        ("sample: {max_token: 5}", "there is no key 'sample.max_token'; did you mean 'max_tokens'"),
         ("sample: {format: patch}", "sample.format: "),
         ("commits: {bots: ['(']}", "is no regular expression"),
         ("[]", "a mapping with repositories"),

@@ -137,7 +137,7 @@ def test_settings_say_what_is_wrong(tmp_path):
     path.write_text("threshold: 0.8\nngram_words: 3\n")
     assert load_settings(path, {"seed": 5}) == NearSettings(threshold=0.8, ngram_words=3, seed=5)
     path.write_text("treshold: 0.8\n")
-    with pytest.raises(DataError, match=r"near.yaml: treshold"):
+    with pytest.raises(DataError, match=r"near.yaml: there is no key .treshold.; did you mean .threshold."):
         load_settings(path)
     path.write_text("[1]")
     with pytest.raises(DataError, match="a mapping"):

@@ -220,7 +220,7 @@ def test_settings_that_are_wrong_are_named(corpus, tmp_path):
         config.write_text(text)
         with pytest.raises(DataError, match=said):
             command("run", corpus, "a", "--config", config, "--url", "http://127.0.0.1:9/v1", "--model", "m")
-    with pytest.raises(DataError, match=r"endpoint\.url: Field required; .* --url"):
+    with pytest.raises(DataError, match=r"endpoint\.url is needed: .* --url"):
         command("run", corpus, "a", "--model", "m")
 
 

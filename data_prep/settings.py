@@ -1,0 +1,101 @@
+"""Settings of a step: a frozen model, filled from a YAML file and from what the command line says."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from data_prep.errors import DataError
+
+
+class Settings(BaseModel):
+    """Frozen; keys that it does not know are refused. A field that may hold a secret has `repr=False`.
+
+    A field that must be given may have a `description` that says how.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_settings(
+    model: type[Model], step: str, path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Model:
+    """The defaults, changed by a YAML file, then by `overrides`, whose sections are merged into those of the file.
+
+    Raises `DataError` with the file (without one: `step`), the key that is wrong and the nearest one that is known.
+    """
+    values = merged(read_mapping(path, model) if path else {}, overrides or {})
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{path or step}: {in_words(error, model)}") from None
+
+
+def read_mapping(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """What a YAML file says. Raises `DataError` where it is none, or no mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise DataError(f"{path}: a mapping with {', '.join(model.model_fields)} is expected")
+    return values or {}
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `changes`: mappings are merged, anything else is put in the place of what was there."""
+    result = dict(values)
+    for key, change in changes.items():
+        there = result.get(key)
+        both = isinstance(change, Mapping) and isinstance(there, Mapping | None)
+        result[key] = merged(there or {}, change) if both else change
+    return result
+
+
+def in_words(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, in a line: where, what, and what would be right."""
+    # A key that is lacking may be there under a name that is misspelt: then that is what is wrong.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    where, name = ".".join(map(str, first["loc"])) or "settings", str(first["loc"][-1]) if first["loc"] else ""
+    fields = dict(_fields(model))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, fields, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_siblings(model, first['loc']))}"
+        return f"there is no key {where!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        said = fields[name].description if name in fields else None
+        return f"{where} is needed" + (f": {said}" if said else "")
+    shown = fields[name].repr if name in fields else True
+    return f"{where}: {message}" + (f" (got {first['input']!r})" if shown else "")
+
+
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of a model and of those in it."""
+    for name, field in model.model_fields.items():
+        yield name, field
+        for inner in _models(field.annotation):
+            yield from _fields(inner)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _siblings(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known where an unknown one stands."""
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = next(_models(field.annotation), None) if field else None
+        model = inner or model
+    return list(model.model_fields)
