@@ -102,7 +102,7 @@ class TextClassifier:
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes the model and `model.json`, which says `about` too and is returned; a folder's older one is replaced.
 
-        The model's file is named by its digest and `model.json` is written last, so a killed run leaves the older whole.
+        The model's file is named by its digest and `model.json` is written last: a killed run leaves the older whole.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".classify-", dir=folder) as scratch:

@@ -34,9 +34,7 @@ def clean_memory() -> Iterator[None]:
     """What the C library allocates in this block is zero. Raises `DataError` where that cannot be had."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
-        raise DataError(
-            "classifiers are trained on Linux with glibc only: elsewhere fastText's weights begin as rubbish"
-        )
+        raise DataError("classifiers are trained with glibc only: elsewhere fastText's weights begin as rubbish")
     library.mallopt(_M_PERTURB, 255)
     try:
         if not _is_clean(library):

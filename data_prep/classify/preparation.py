@@ -8,6 +8,7 @@ digits; every other character is a word of its own, or up to three of it that st
 fastText's `__label__`, so a text cannot name its label.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +24,7 @@ VERSION = 1
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
 _TAG = re.compile(r"</?(?:pre|code|kbd|samp|tt|var)(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_WORD, _SPACE, _MARK, _SIGN, _DIGIT = range(5)  # _MARK: runs stand together; _SIGN: always a word of its own
+_SPACE, _MARK, _SIGN, _WORD, _DIGIT = range(5)  # _MARK: runs stand together; _SIGN: always a word of its own
 _MOST_TOGETHER = 3
 _SPACES = ((0x00, 0x20), (0x7F, 0xA0), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000))
 _MARKS = ((0x21, 0x7E), (0xA1, 0xA9), (0xAB, 0xB4), (0xB6, 0xB9), (0xBB, 0xBF), (0xD7, 0xD7), (0xF7, 0xF7))
@@ -51,7 +52,7 @@ def prepared(texts: Sequence[str], settings: TextSettings) -> list[bytes]:
     out, ends = np.empty(2 * len(flat) + 1, np.uint8), np.empty(len(texts) + 1, np.int64)
     _split(flat, bounds, _classes(settings.digits_as_zero), out, ends)
     whole = out.tobytes()
-    return [whole[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    return [whole[start:stop] for start, stop in itertools.pairwise(ends)]
 
 
 def _without_markup(text: str) -> str:
@@ -98,7 +99,7 @@ def _split(flat: np.ndarray, bounds: np.ndarray, classes: np.ndarray, out: np.nd
                 before = _SPACE
                 place += size
                 continue
-            together = (kind == _WORD or kind == _DIGIT) and (before == _WORD or before == _DIGIT)
+            together = kind >= _WORD and before >= _WORD
             if kind == _MARK:
                 again = before == _MARK and code == code_before
                 run = run + 1 if again else 1
