@@ -19,6 +19,13 @@ from data_prep.errors import DataError
 _DIGITS = 64  # of a SHA-256 in hex
 
 
+def hash_below(fraction: float) -> str:
+    """What a SHA-256 as hex digits is below (as text) for this share of all names, by expectation."""
+    if fraction == 1:
+        return "g"  # no digit is above it
+    return f"{int(fraction * (1 << 53)) << (4 * _DIGITS - 53):0{_DIGITS}x}"
+
+
 class HeldOut(BaseModel):
     """`fraction` of the repositories, by expectation; 0 holds none out. The values are ours: the report names none."""
 
@@ -29,7 +36,7 @@ class HeldOut(BaseModel):
 
     def threshold(self) -> str:
         """Hashes (hex) below this are held out."""
-        return f"{int(self.fraction * (1 << 53)) << (4 * _DIGITS - 53):0{_DIGITS}x}"
+        return hash_below(self.fraction)
 
     def holds_out(self, repository: str) -> bool:
         """Whether the hash alone holds a repository out."""

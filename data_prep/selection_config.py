@@ -16,6 +16,7 @@ from data_prep.selection_rules import (
     Condition,
     Lowest,
     Rule,
+    Sample,
     Threshold,
     check_languages,
     condition,
@@ -121,6 +122,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 def _in_words(error: Mapping[str, Any]) -> str:
     if error["type"] != "extra_forbidden":
         return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    known = [name for model in (SelectionConfig, Rule, Threshold, Lowest, HeldOut) for name in model.model_fields]
+    known = [
+        name for model in (SelectionConfig, Rule, Threshold, Lowest, Sample, HeldOut) for name in model.model_fields
+    ]
     near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
     return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"

@@ -1,18 +1,20 @@
 """Rules of a selection: which documents are dropped, and how that is asked of the database.
 
-A rule is one of four things: an SQL condition, a threshold for a number, a share of the documents with the lowest
-numbers, or a function of the user's own. Whatever it looks at is a column of the documents or of an annotation.
+A rule is one of five things: an SQL condition, a threshold for a number, a share of the documents with the lowest
+numbers, a share drawn by a keyed hash, or a function of the user's own. Whatever it looks at is a column of the
+documents or of an annotation. Thresholds, shares and rates may differ by the language, or by the value of any column.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from data_prep.held_out import hash_below
 from data_prep.languages import LANGUAGES
 
 FUNCTION_REFERENCE = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
@@ -28,8 +30,17 @@ def check_languages(languages: Iterable[str]) -> Any:
     return languages
 
 
+def _as_text(key: Any) -> Any:
+    """A key of YAML as the database prints that value: `true`, `2020`."""
+    if isinstance(key, bool):
+        return str(key).lower()
+    return str(key) if isinstance(key, int) else key
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Key = Annotated[str, BeforeValidator(_as_text)]
+_LANGUAGE = "language"
 
 
 class _Strict(BaseModel):
@@ -37,26 +48,37 @@ class _Strict(BaseModel):
 
 
 class Threshold(_Strict):
-    """A number for each language; documents of languages without one are not judged."""
+    """A number for each value of `by`; documents of values without one are not judged.
+
+    `languages: {...}` is short for `by: language, values: {...}`.
+    """
 
     of: str = Field(min_length=1)
     """What is compared: a column such as `quality.score`, or any SQL that gives a number."""
     default: Number | None = None
-    """For languages that are not named."""
+    """For values that are not named, and where there is none (null)."""
+    by: str | None = Field(None, min_length=1)
+    """What thresholds differ by, such as `language`, `site.label`, or any SQL."""
+    values: Mapping[Key, Number] = {}
+    """Value of `by`, as text -> threshold."""
     languages: Annotated[Mapping[str, Number], AfterValidator(check_languages)] = {}
 
     @model_validator(mode="after")
     def _says_something(self) -> "Threshold":
-        if self.default is None and not self.languages:
-            raise ValueError("a threshold is needed: default, or one for each of some languages")
+        _check_keys(self.by, "by", self.values, "values")
+        if self.languages and self.by:
+            raise ValueError("languages: {...} is short for `by: language, values: {...}`; give one of them")
+        if self.default is None and not self.numbers.values:
+            raise ValueError("a threshold is needed: default, or one for each of some languages or values")
         return self
 
+    @property
+    def numbers(self) -> "Keyed":
+        by, values = (_LANGUAGE, self.languages) if self.languages else (self.by, self.values)
+        return Keyed(by, values, self.default)
+
     def text(self, comparison: str) -> str:
-        limits = [f"{language} {_plain(limit)}" for language, limit in self.languages.items()]
-        if self.default is None:
-            return f"{self.of} {comparison} {', '.join(limits)}"
-        named = f" ({', '.join(limits)})" if limits else ""
-        return f"{self.of} {comparison} {_plain(self.default)}{named}"
+        return f"{self.of} {comparison} {self.numbers.text(_plain)}"
 
 
 class Lowest(_Strict):
@@ -71,23 +93,99 @@ class Lowest(_Strict):
     share: Share
     per: str | None = Field(None, min_length=1)
     """What documents are counted apart by, such as `language`, `source`, or any SQL. None: all together."""
+    shares: Mapping[Key, Share] = {}
+    """Other shares of some values of `per`."""
     languages: Annotated[Mapping[str, Share], AfterValidator(check_languages)] = {}
-    """Other shares of some languages; only with `per: language`."""
+    """`shares` of some languages; only with `per: language`."""
 
     @model_validator(mode="after")
     def _shares_apart(self) -> "Lowest":
-        if self.languages and self.per != "language":
+        _check_keys(self.per, "per", self.shares, "shares")
+        if self.languages and self.per != _LANGUAGE:
             raise ValueError("shares of single languages need `per: language`")
+        if self.languages and self.shares:
+            raise ValueError("with `per: language`, languages and shares are the same; give one of them")
         return self
 
+    @property
+    def numbers(self) -> "Keyed":
+        return Keyed(self.per, self.shares or self.languages, self.share)
+
     def text(self) -> str:
-        named = ", ".join(f"{language} {_percent(share)}" for language, share in self.languages.items())
         each = f" per {self.per}" if self.per else ""
+        named = ", ".join(f"{value} {_percent(share)}" for value, share in self.numbers.values.items())
         return f"lowest {_percent(self.share)} of {self.of}{each}{f' ({named})' if named else ''}"
 
 
+class Sample(_Strict):
+    """Keeps documents whose hash, read as a fraction of 1, is under the rate of their value of `by`.
+
+    The hash is the SHA-256 of "<seed>:<id>", so whether a document is kept depends on nothing else in the corpus, and
+    what a lower rate keeps, a higher one keeps too. Rates of the report (section 2.2.3) are by category of web site.
+    """
+
+    rate: Share
+    """Share to keep, of values that are not named and where there is none (null)."""
+    by: str | None = Field(None, min_length=1)
+    """What rates differ by, such as `site.label`, or any SQL."""
+    rates: Mapping[Key, Share] = {}
+    """Value of `by`, as text -> rate."""
+    seed: int = 1234
+    """Rules with equal seeds draw alike: what one keeps at a rate, another keeps at that rate, too."""
+
+    @model_validator(mode="after")
+    def _rates_apart(self) -> "Sample":
+        _check_keys(self.by, "by", self.rates, "rates")
+        return self
+
+    @property
+    def numbers(self) -> "Keyed":
+        return Keyed(self.by, self.rates, self.rate)
+
+    def text(self) -> str:
+        return f"all but a sample of {self.numbers.text(_percent)}, seed {self.seed}"
+
+    def drops(self) -> str:
+        """SQL, by the hashes as hex digits."""
+        bounds = Keyed(self.by, {value: hash_below(rate) for value, rate in self.rates.items()}, hash_below(self.rate))
+        return f"sha256('{self.seed}:' || documents.id) >= {bounds.sql(_literal)}"
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A number for each of some values of `by` (SQL; None where there are no values), and one for all others."""
+
+    by: str | None
+    values: Mapping[str, Any]
+    default: Any
+
+    def sql(self, written: Callable[[Any], str]) -> str:
+        """The number as SQL; each as `written` gives it. Null is no value, so it gets the default."""
+        other = "NULL" if self.default is None else written(self.default)
+        cases = "".join(f" WHEN {_literal(value)} THEN {written(number)}" for value, number in self.values.items())
+        by = "documents.language" if self.by == _LANGUAGE else f"({self.by})::VARCHAR"
+        return f"CASE {by}{cases} ELSE {other} END" if cases else other
+
+    def text(self, written: Callable[[Any], str]) -> str:
+        named = ", ".join(f"{value} {written(number)}" for value, number in self.values.items())
+        if self.by not in (None, _LANGUAGE):
+            named += f" by {self.by}"
+        if self.default is None:
+            return named
+        return f"{written(self.default)} ({named})" if self.values else written(self.default)
+
+
+def _check_keys(by: str | None, name: str, values: Mapping[str, Any], named: str) -> None:
+    if values and by is None:
+        raise ValueError(f"{named} needs `{name}`: the column whose values are named")
+    if by and not values and name == "by":
+        raise ValueError(f"`by` needs {named}: a number for each of some values")
+    if by == _LANGUAGE:
+        check_languages(values)
+
+
 class Rule(_Strict):
-    """Exactly one of `drop`, `below`, `above`, `lowest` and `function` says which documents are dropped."""
+    """Exactly one of `drop`, `below`, `above`, `lowest`, `sample`, `function` says which documents are dropped."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")
     drop: str | None = Field(None, min_length=1)
@@ -95,6 +193,7 @@ class Rule(_Strict):
     below: Threshold | None = None
     above: Threshold | None = None
     lowest: Lowest | None = None
+    sample: Sample | None = None
     function: str | None = Field(None, pattern=f"^{FUNCTION_REFERENCE}$")
     """`module:object`, marked with `@selection_function`; drops where it says true."""
     settings: Mapping[str, Any] = {}
@@ -104,7 +203,7 @@ class Rule(_Strict):
 
     @model_validator(mode="after")
     def _one_way(self) -> "Rule":
-        ways = ("drop", "below", "above", "lowest", "function")
+        ways = ("drop", "below", "above", "lowest", "sample", "function")
         if sum(getattr(self, way) is not None for way in ways) != 1:
             raise ValueError(f"exactly one of {', '.join(ways)} is needed")
         if self.settings and not self.function:
@@ -116,8 +215,8 @@ class Rule(_Strict):
         if self.function:
             given = ", ".join(f"{key}={value}" for key, value in self.settings.items())
             return f"{self.function}({given})"
-        if self.lowest:
-            return self.lowest.text()
+        if self.lowest or self.sample:
+            return (self.lowest or self.sample).text()
         if self.below:
             return self.below.text("<")
         return self.above.text(">") if self.above else self.drop
@@ -161,26 +260,22 @@ def condition(rule: Rule, answers: Mapping[str, str]) -> Condition:
         return Condition(rule.name, rule.text(), answers[rule.name])
     if rule.drop:
         return Condition(rule.name, rule.text(), rule.drop)
+    if rule.sample:
+        return Condition(rule.name, rule.text(), rule.sample.drops())
     judged = rule.below or rule.above or rule.lowest
-    number = f"CASE WHEN NOT isnan({judged.of}) THEN {judged.of} END"
+    number, limit = f"CASE WHEN NOT isnan({judged.of}) THEN {judged.of} END", judged.numbers.sql(_plain)
     if rule.lowest:
-        share = _by_language(rule.lowest.languages, rule.lowest.share)
-        return Condition(rule.name, rule.text(), None, number, rule.lowest.per or "0", share)
-    sign = "<" if rule.below else ">"
-    return Condition(
-        rule.name, rule.text(), f"{number} {sign} {_by_language(judged.languages, judged.default)}", number
-    )
-
-
-def _by_language(values: Mapping[str, float], default: float | None) -> str:
-    other = "NULL" if default is None else _plain(default)
-    cases = "".join(f" WHEN '{language}' THEN {_plain(value)}" for language, value in values.items())
-    return f"CASE documents.language{cases} ELSE {other} END" if cases else other
+        return Condition(rule.name, rule.text(), None, number, rule.lowest.per or "0", limit)
+    return Condition(rule.name, rule.text(), f"{number} {'<' if rule.below else '>'} {limit}", number)
 
 
 def _plain(number: float) -> str:
     """Exactly the digits that Python prints, without an exponent: DuckDB reads them as a decimal, not as a binary."""
     return f"{Decimal(repr(number)):f}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _percent(share: float) -> str:

@@ -1,5 +1,6 @@
 """Rules on numbers and functions of the user's own: exact shares, thresholds by language, answers made once."""
 
+import hashlib
 import math
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.select import HeldOut, Rule, SelectionConfig, load_config, read_selection, select
-from data_prep.selection_rules import Lowest, Threshold
+from data_prep.selection_rules import Lowest, Sample, Threshold
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 
 NOTHING_HELD_OUT = HeldOut(fraction=0)
@@ -133,6 +134,82 @@ def test_thresholds_by_language(corpus, rows):
         assert (by == "high") == (document["language"] == "Python" and value is not None and value > 4)
 
 
+def test_thresholds_by_any_column(corpus, rows):
+    """Null is no value, so it gets the default; a value that needs quoting is one like any other."""
+    labels, values = ["forum", None, "it's", "shop", "x"] * 9, [float(i % 7) for i in range(45)]
+    put(corpus, "mark", of=scores(values), label=pa.array(labels), old=pa.array([i % 2 == 0 for i in range(45)]))
+    limits = {"forum": 2, "it's": 6, "nobody": 100}
+    by_label = Threshold(of="mark.of", by="mark.label", values=limits, default=4)
+    result = select_by(corpus, Rule(name="low", below=by_label))
+    assert dropped(corpus) == ["low" if v < limits.get(n, 4) else None for n, v in zip(labels, values, strict=True)]
+    assert result["dropped"][0]["drop"] == "mark.of < 4.0 (forum 2.0, it's 6.0, nobody 100.0 by mark.label)"
+    select_by(corpus, Rule(name="high", above=Threshold(of="mark.of", by="mark.label", values={"shop": 3})))
+    assert dropped(corpus) == ["high" if n == "shop" and v > 3 else None for n, v in zip(labels, values, strict=True)]
+    path = corpus.parent / "selection.yaml"
+    path.write_text("rules: [{name: odd, above: {of: mark.of, by: mark.old, values: {true: 3, false: 5}}}]")
+    select(corpus, "main", load_config(path, {"held_out": {"fraction": 0}}))
+    assert dropped(corpus) == ["odd" if v > (5, 3)[i % 2 == 0] else None for i, v in enumerate(values)]
+    short = Threshold(of="mark.of", default=4, languages={"Ruby": 2})
+    select_by(corpus, Rule(name="low", below=short))
+    expected = dropped(corpus)
+    select_by(corpus, Rule(name="low", below=Threshold(of="mark.of", default=4, by="language", values={"Ruby": 2})))
+    assert dropped(corpus) == expected and len(set(expected)) == 2
+
+
+def test_shares_of_any_column(corpus, rows):
+    labels = ["forum", "shop", None] * 15
+    put(corpus, "mark", of=scores([float(i) for i in range(45)]), label=pa.array(labels))
+    lowest = Lowest(of="mark.of", share=0.2, per="mark.label", shares={"shop": 0.6})
+    result = select_by(corpus, Rule(name="low", lowest=lowest))
+    limits = {"forum": 9, "shop": 27, None: 9}  # the lowest 3, 9 and 3 of 15 each
+    assert dropped(corpus) == ["low" if i < limits[label] else None for i, label in enumerate(labels)]
+    assert result["dropped"][0]["drop"] == "lowest 20 % of mark.of per mark.label (shop 60 %)"
+
+
+def fraction(seed, document):
+    return int(hashlib.sha256(f"{seed}:{document['id']}".encode()).hexdigest(), 16) / 2**256
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=st.floats(0, 1),
+    rates=st.dictionaries(st.sampled_from(["forum", "shop", "it's"]), st.floats(0, 1)),
+    seed=st.integers(-5, 1 << 70),
+)
+@example(rate=1.0, rates={"shop": 0.0}, seed=1)
+def test_a_sample_is_kept_by_the_hash_of_each_document(corpus, rows, rate, rates, seed):
+    labels = ["forum", None, "it's", "shop", "x"] * 9
+    put(corpus, "mark", label=pa.array(labels))
+    small = Rule(name="in r1", drop="repository = 'r1'")
+    sample = Sample(rate=rate, rates=rates, seed=seed, by="mark.label" if rates else None)
+    try:
+        result = select_by(corpus, small, Rule(name="drawn", sample=sample))
+    except DataError as error:
+        assert "nothing is left" in str(error)
+        return
+    lost = [fraction(seed, d) >= rates.get(n, rate) for d, n in zip(rows(), labels, strict=True)]
+    gone = [d["repository"] == "r1" for d in rows()]
+    expected = ["in r1" if g else "drawn" if lose else None for g, lose in zip(gone, lost, strict=True)]
+    assert dropped(corpus) == expected
+    step = result["dropped"][1]
+    assert (step["documents"], step["alone"]["documents"]) == (expected.count("drawn"), sum(lost))
+    assert sum(entry["in"]["documents"] for entry in result["languages"].values()) == 45
+
+
+def test_a_sample_does_not_depend_on_what_else_is_there_and_a_lower_rate_keeps_less(corpus, rows, files, take):
+    def kept(rate):
+        select_by(corpus, Rule(name="drawn", sample=Sample(rate=rate)))
+        return {d["id"] for d, by in zip(rows(), dropped(corpus), strict=True) if not by}
+
+    tenth, half, most = kept(0.1), kept(0.5), kept(0.9)
+    assert tenth < half < most
+    take(files(corpus.parent / "root", {f"s{i}/a.c": f"int x{i};\n" for i in range(200)}), shard_bytes=300)
+    more = kept(0.5)
+    before = {d["id"] for d in rows() if not d["repository"].startswith("s")}
+    assert more & before == half
+    assert 0.4 * 200 < len(more - before) < 0.6 * 200
+
+
 def test_the_waterfall_alone_and_in_order_by_language(corpus, rows):
     rules = (Rule(name="odd", drop="path LIKE '%1.%'"), Rule(name="r1", drop="repository = 'r1'"))
     result = select_by(corpus, *rules)
@@ -201,12 +278,26 @@ def test_rules_are_read_from_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ("{name: a}", "exactly one of drop, below, above, lowest, function"),
+        ("{name: a}", "exactly one of drop, below, above, lowest, sample, function"),
         ("{name: a, drop: 'true', below: {of: x, default: 1}}", "exactly one of"),
         ("{name: a, below: {of: x}}", "a threshold is needed"),
         ("{name: a, below: {of: x, default: 1, languages: {Pyton: 2}}}", "did you mean 'Python'"),
         ("{name: a, lowest: {of: x, share: 1.5}}", "rules.0.lowest.share"),
-        ("{name: a, lowest: {of: x, shares: 0.5}}", "did you mean 'share'"),
+        ("{name: a, lowest: {of: x, sharre: 0.5}}", "did you mean 'share'"),
+        ("{name: a, lowest: {of: x, share: 0.1, shares: {C: 0.2}}}", "shares needs `per`"),
+        ("{name: a, lowest: {of: x, share: 0.1, per: language, shares: {Pyton: 0.2}}}", "did you mean 'Python'"),
+        ("{name: a, lowest: {of: x, share: 0.1, per: language, shares: {C: 1}, languages: {C: 1}}}", "are the same"),
+        ("{name: a, lowest: {of: x, share: 0.1, per: y, shares: {C: 2}}}", "rules.0.lowest.shares.C"),
+        ("{name: a, below: {of: x, default: 1, values: {forum: 2}}}", "values needs `by`"),
+        ("{name: a, below: {of: x, default: 1, by: site.label}}", "`by` needs values"),
+        ("{name: a, below: {of: x, by: language, values: {Pyton: 2}}}", "did you mean 'Python'"),
+        ("{name: a, below: {of: x, by: y, values: {b: 2}, languages: {C: 2}}}", "is short for"),
+        ("{name: a, below: {of: x, by: y, valeus: {b: 2}}}", "did you mean 'values'"),
+        ("{name: a, sample: {by: y, rates: {b: 2}}}", "rules.0.sample.rate: "),
+        ("{name: a, sample: {rate: 1.1}}", "rules.0.sample.rate"),
+        ("{name: a, sample: {rate: 0.5, rates: {b: 0.2}}}", "rates needs `by`"),
+        ("{name: a, sample: {rate: 0.5, by: y}}", "`by` needs rates"),
+        ("{name: a, sample: {rate: 0.5, sead: 3}}", "did you mean 'seed'"),
         ("{name: a, lowest: {of: x, share: 0.1, languages: {C: 0.2}}}", "need `per: language`"),
         ("{name: a, below: {of: x, default: .nan}}", "rules.0.below.default"),
         ("{name: a, function: not a reference}", "rules.0.function"),
@@ -227,6 +318,9 @@ def test_a_number_that_is_none_names_its_rule(corpus, of):
     for rule in (
         Rule(name="the bad one", lowest=Lowest(of=of, share=0.1)),
         Rule(name="the bad one", below=Threshold(of=of, default=1)),
+        Rule(name="the bad one", lowest=Lowest(of="1", share=0.1, per=of.replace("word", "wort"))),
+        Rule(name="the bad one", above=Threshold(of="1", by=of.replace("word", "wort"), values={"x": 1})),
+        Rule(name="the bad one", sample=Sample(rate=1, by=of.replace("word", "wort"), rates={"x": 1})),
     ):
         with pytest.raises(DataError, match="rule 'the bad one': "):
             select_by(corpus, rule)
