@@ -33,6 +33,7 @@ BUILT_IN = {
     "decontamination": "data_prep.annotators.decontamination:Decontamination",
     "quality": "data_prep.scorer.quality:Quality",
     "imports": "data_prep.repositories.imports:Imports",
+    "structure": "data_prep.annotators.structure:Structure",
 }
 # Annotations that other steps make; and what a rule of a selection could not tell from a document's own columns.
 _TAKEN_NAMES = frozenset({"exact_dedup", "near_dedup", "repository_dedup", "documents", *SCHEMA.names})

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from tree_sitter import Node, Query, QueryCursor
+from tree_sitter import Node, Query, QueryCursor, Tree
 from tree_sitter_language_pack import get_language
 
 from data_prep.annotators.syntax import parser
@@ -37,14 +37,17 @@ class Found(NamedTuple):
     declares: list[str]
 
 
-def extract(language: str, path: str, text: str) -> Found | None:
-    """What a file says; None where nothing is known of its language. Broken files give what can be read of them."""
+def extract(language: str, path: str, text: str, tree: Tree | None = None) -> Found | None:
+    """What a file says; None where nothing is known of its language. Broken files give what can be read of them.
+
+    `tree`: the file's own, where it was parsed already.
+    """
     if language == "JSON":
         return _json(path, text)
     grammar = "tsx" if language == "TypeScript" and path.endswith(".tsx") else GRAMMARS.get(language)
     if grammar is None:
         return None
-    tree = parser(grammar).parse(text.encode("utf-8", "surrogatepass"))
+    tree = tree or parser(grammar).parse(text.encode("utf-8", "surrogatepass"))
     captures = QueryCursor(_query(grammar)).captures(tree.root_node)
     imports, names, declares = _READERS[grammar](captures)
     return Found(sorted(imports), sorted(names), sorted(declares))
