@@ -25,9 +25,9 @@ KEY_DIGITS = 40
 
 @dataclass(frozen=True)
 class Answer:
-    """What an oracle said of one document: a score or a problem, and what was paid.
+    """What an oracle said of one document: a score, a label or a problem, and what was paid.
 
-    `text` is the answer itself, kept where there is no score or explanations are to be kept. Tokens are None where the
+    `text` is the answer itself, kept where there is a problem or explanations are to be kept. Tokens are None where the
     endpoint does not count them.
     """
 
@@ -37,16 +37,23 @@ class Answer:
     output_tokens: int | None = None
     model: str | None = None
     text: str | None = None
+    label: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """It says what was asked for."""
+        return self.score is not None or self.label is not None
 
 
 def answer_key(request: Request, settings: RequestSettings) -> str:
-    """Names what was asked: equal for equal messages, model and settings of the model.
+    """Names what was asked: equal for equal messages, labels to choose from, model and settings of the model.
 
     The limit of tokens is no part of it: an answer that ended below one limit is the answer below any other.
     """
     body = settings.body(request.messages)
     del body[settings.max_tokens_field]
-    return fingerprint(body, settings.revision)[:KEY_DIGITS]
+    labels = [list(request.answers)] if request.answers else []
+    return fingerprint(body, settings.revision, *labels)[:KEY_DIGITS]
 
 
 class AnswerStore:
@@ -70,8 +77,8 @@ class AnswerStore:
     def load(self, keys: set[str]) -> tuple[dict[str, Answer], list[tuple[str, Answer]]]:
         """The stored answers to these keys, one for each; and every one that was paid for, with its key.
 
-        Of several to one key, one with a score counts before one without, and a later one before an earlier one. Texts
-        of answers with a score are left out.
+        Of several to one key, one with a score or label counts before one without, and a later one before an earlier
+        one. Texts of answers with a score or label are left out.
         """
         found: dict[str, Answer] = {}
         paid = []
@@ -79,10 +86,10 @@ class AnswerStore:
         for key, answer in self._records():
             if key not in keys:
                 continue
-            if answer.score is not None:
+            if answer.counts:
                 answer = replace(answer, text=None)
             paid.append((key, answer))
-            if key not in found or answer.score is not None or found[key].score is None:
+            if key not in found or answer.counts or not found[key].counts:
                 found[key] = answer
         return found, paid
 

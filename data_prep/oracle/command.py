@@ -10,7 +10,9 @@ from data_prep.arguments import CorpusOnDisk, bars
 if TYPE_CHECKING:
     from data_prep.oracle.settings import OracleSettings
 
-app = typer.Typer(no_args_is_help=True, help="Ratings of a sample by a large model: asked for, imported, compared.")
+app = typer.Typer(
+    no_args_is_help=True, help="Ratings or labels of a sample by a large model: asked for, imported, compared."
+)
 
 Name = Annotated[str, typer.Argument(help="What to call these scores.")]
 Config = Annotated[
@@ -19,7 +21,9 @@ Config = Annotated[
 ]
 Url = Annotated[str | None, typer.Option(help="Endpoint, such as http://127.0.0.1:8000/v1.")]
 Model = Annotated[str | None, typer.Option(help="As the endpoint calls it.")]
-Prompt = Annotated[str | None, typer.Option(help="Shipped prompt (code_quality) or a YAML file.")]
+Prompt = Annotated[
+    str | None, typer.Option(help="Shipped prompt (code_quality, web, site_category, ...) or a YAML file.")
+]
 Files = Annotated[int | None, typer.Option(min=1, help="Sample so many; default: a tenth, at most 222,066.")]
 Seed = Annotated[int | None, typer.Option(help="Of the sample.")]
 Selection = Annotated[str | None, typer.Option(help="Sample what this selection leaves.")]
@@ -188,21 +192,26 @@ def _said(manifest: dict[str, Any]) -> list[str]:
     """A manifest of scores as lines."""
     from data_prep.oracle.plan import money
 
-    lines = [f"{manifest['scored']:,} of {manifest['rows']:,} files scored"]
+    asked_for = "label" if "labels" in manifest else "score"
+    done = "labelled" if asked_for == "label" else "scored"
+    lines = [f"{manifest['scored']:,} of {manifest['rows']:,} files {done}"]
     if "asked_now" in manifest:
         lines[0] += f" ({manifest['asked_now']:,} answers came now, {manifest['retries_now']:,} retries)"
     if manifest.get("cost") is not None:
         lines.append(f"cost {money(manifest['cost'])} in all")
     if manifest.get("stopped_by_max_cost"):
         lines.append("stopped by --max-cost: the next request could have exceeded it")
-    lines.append("scores 0 to 10: " + ", ".join(f"{count:,}" for count in manifest["histogram"]))
+    if asked_for == "label":
+        lines.append("labels: " + ", ".join(f"{label} {count:,}" for label, count in manifest["labels"].items()))
+    else:
+        lines.append("scores 0 to 10: " + ", ".join(f"{count:,}" for count in manifest["histogram"]))
     for problem, count in manifest["problems"].items():
         example = next(iter(manifest.get("examples", {}).get(problem, [])), None)
         said = f", such as {example['path']}: {' '.join(example['said'].split())[:120]}" if example else ""
-        lines.append(f"no score for {count:,} ({problem}){said}")
+        lines.append(f"no {asked_for} for {count:,} ({problem}){said}")
     if manifest.get("files_with_ratings", {}).get("files"):
         found = manifest["files_with_ratings"]
-        lines.append(f"{found['files']:,} files hold a rating themselves, such as {found['examples'][0]}")
+        lines.append(f"{found['files']:,} files hold an answer themselves, such as {found['examples'][0]}")
     if manifest.get("damaged_answers"):
         lines.append(f"{manifest['damaged_answers']:,} damaged lines among the stored answers were left out")
     return lines

@@ -27,7 +27,7 @@ class Plan:
     paid: list[tuple[str, Answer]] = field(default_factory=list)
     """Every answer to this sample that was paid for before, also those that are to be asked for again."""
     texts_with_ratings: list[str] = field(default_factory=list)
-    """Paths of files that hold a rating in the very form that is asked for."""
+    """Paths of files that hold a rating, or a label, in the very form that is asked for."""
 
     @property
     def to_ask(self) -> dict[str, int]:
@@ -43,17 +43,17 @@ def requests_of(sample: Sample, prompt: Prompt) -> Iterator[tuple[Request, str, 
 
 
 def make_plan(sample: Sample, prompt: Prompt, settings: OracleSettings, store: AnswerStore, again: bool) -> Plan:
-    """Compares what is to be asked with what is stored; with `again`, stored answers without a score do not count."""
+    """Compares what is to be asked with what is stored; with `again`, stored answers with a problem do not count."""
     plan = Plan()
     for request, text, path in requests_of(sample, prompt):
         key = answer_key(request, settings.request)
         plan.keys.append(key)
         plan.cut.append(request.cut)
         plan.sizes[key] = request.size_bytes
-        if holds_rating(text):
+        if holds_rating(text, prompt.answers):
             plan.texts_with_ratings.append(path)
     stored, plan.paid = store.load(set(plan.sizes))
-    plan.stored = {key: answer for key, answer in stored.items() if answer.score is not None or not again}
+    plan.stored = {key: answer for key, answer in stored.items() if answer.counts or not again}
     return plan
 
 

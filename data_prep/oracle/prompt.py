@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_prep.errors import DataError
 from data_prep.shards import fingerprint
@@ -25,10 +25,12 @@ LINE_SEARCH_BYTES = 2048  # how far a cut moves so as to fall between two lines
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent for one document: OpenAI `messages`, and whether the document was cut for it."""
+    """What is sent for one document: OpenAI `messages`, whether the document was cut for it, and the labels that may be
+    answered (none: a rating is)."""
 
     messages: tuple[dict[str, str], ...]
     cut: bool
+    answers: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -36,7 +38,7 @@ class Request:
 
 
 class Prompt(BaseModel):
-    """A template with `$language`, `$text` and `$boundary`, and where a long text is cut."""
+    """A template with `$language`, `$text` and `$boundary`, what may be answered, and where a long text is cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -45,6 +47,8 @@ class Prompt(BaseModel):
     """What the user says."""
     system: str | None = None
     """What the system says before, if anything."""
+    answers: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")], ...] = ()
+    """The labels of which the oracle answers one, as `Label: [[X]]`. None: it rates, as `Rating: [[X]]`."""
     max_text_bytes: int = Field(32_768, ge=256)
     """A longer document is cut: parts of it, with lines that say so, make up this much at most."""
     head_share: float = Field(0.75, ge=0, le=1)
@@ -63,10 +67,25 @@ class Prompt(BaseModel):
             raise ValueError(f"${missing[0]} is missing; the document stands between two lines of $boundary")
         return template
 
+    @model_validator(mode="after")
+    def _answers_are_asked_for(self) -> "Prompt":
+        said = f"{self.system or ''}\n{self.template}"
+        if len(self.answers) == 1 or len(set(self.answers)) < len(self.answers):
+            raise ValueError("answers: two different ones at least, or none for a rating")
+        if missing := [answer for answer in self.answers if not re.search(rf"\b{answer}\b", said)]:
+            raise ValueError(f"answers: the template does not say what {missing[0]!r} means")
+        if self.answers and not re.search(r"Label: \[\[", said):
+            raise ValueError("answers: the template must ask for a line `Label: [[X]]`")
+        return self
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all that decides what is asked."""
-        return fingerprint(self.model_dump(mode="json"))
+        return fingerprint(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        """Without `answers` where a rating is asked for: such prompts keep the digests that scores were stored with."""
+        return self.model_dump(mode="json", exclude=None if self.answers else {"answers"})
 
     @property
     def label(self) -> str:
@@ -75,7 +94,7 @@ class Prompt(BaseModel):
 
     def describe(self) -> dict[str, Any]:
         """All of it, to be kept with scores."""
-        return {**self.model_dump(mode="json"), "digest": self.digest}
+        return {**self._values(), "digest": self.digest}
 
     def request(self, language: str, text: str) -> Request:
         """What to send for a document."""
@@ -83,7 +102,7 @@ class Prompt(BaseModel):
         shown = cut(text, self.max_text_bytes, self.head_share, boundary)
         content = Template(self.template).substitute(language=language, text=shown or text, boundary=boundary)
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        return Request((*messages, {"role": "user", "content": content}), shown is not None)
+        return Request((*messages, {"role": "user", "content": content}), shown is not None, self.answers)
 
 
 def load_prompt(reference: str) -> Prompt:

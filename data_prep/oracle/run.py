@@ -46,11 +46,11 @@ def run_oracle(
     again: bool = False,
     tell: Callable[[dict[str, Any]], None] = lambda estimate: None,
 ) -> dict[str, Any]:
-    """Has the oracle rate the sample and writes `oracle/<name>/scores.parquet`; returns its manifest.
+    """Has the oracle rate or label the sample and writes `oracle/<name>/scores.parquet`; returns its manifest.
 
-    What was answered before is not asked again, with `again` unless that answer gave no score. `tell` is given the
-    estimate before anything is asked. Raises `DataError` when the endpoint answers nothing, or no file has a score in
-    the end; answers are stored all the same.
+    What was answered before is not asked again, with `again` unless that answer gave no score (or label). `tell` is
+    given the estimate before anything is asked. Raises `DataError` when the endpoint answers nothing, or no file has a
+    score in the end; answers are stored all the same.
     """
     corpus, prompt = Path(corpus), load_prompt(settings.prompt)
     directory = oracle_directory(corpus, name)
@@ -131,7 +131,7 @@ async def _ask(
                 f"{settings.endpoint.url}: no answer to {state.failed_in_a_row} requests in a row, the last: {error}"
             ) from None
         return
-    outcome = judge(completion.text, text, completion.finish_reason, completion.refusal)
+    outcome = judge(completion.text, text, completion.finish_reason, completion.refusal, request.answers)
     said = completion.text or completion.refusal
     answer = Answer(
         outcome.score,
@@ -140,6 +140,7 @@ async def _ask(
         completion.output_tokens,
         completion.model,
         said if settings.keep_explanations or outcome.problem else None,
+        outcome.label,
     )
     state.store.put(key, answer)
     state.plan.stored[key] = answer
@@ -152,14 +153,15 @@ def _write(
 ) -> dict[str, Any]:
     table = pq.read_table(sample.path, columns=list(ABOUT))
     keys, stored = state.plan.keys, state.plan.stored
-    scores = [stored[key].score if key in stored else None for key in keys]
-    if not any(score is not None for score in scores):
+    asked_for, kind = ("label", pa.string()) if prompt.answers else ("score", pa.float32())
+    said = [getattr(stored[key], asked_for) if key in stored else None for key in keys]
+    if not any(value is not None for value in said):
         counts = ", ".join(f"{problem} {count}" for problem, count in _problems(state).most_common())
         why = next((f", such as: {error}" for error in state.without_answer.values()), "")
-        raise DataError(f"oracle {name}: none of {len(keys)} files has a score: {counts}{why}")
+        raise DataError(f"oracle {name}: none of {len(keys)} files has a {asked_for}: {counts}{why}")
     columns = {
         "cut": pa.array(state.plan.cut, pa.bool_()),
-        "score": pa.array(scores, pa.float32()),
+        asked_for: pa.array(said, kind),
         "problem": pa.array([_problem(state, key) for key in keys], pa.string()),
         "model": pa.array([settings.request.model] * len(keys), pa.string()),
         "prompt_version": pa.array([prompt.label] * len(keys), pa.string()),
@@ -172,7 +174,7 @@ def _write(
         "request": settings.request.model_dump(mode="json"),
         "prompt": prompt.describe(),
         "sample": {"settings": settings.sample.model_dump(mode="json"), **_sample_facts(sample)},
-        "histogram": histogram(table["score"]),
+        **({"labels": _labels(prompt, said)} if prompt.answers else {"histogram": histogram(table["score"])}),
         "examples": _examples(state, table["path"].to_pylist()),
         "files_with_ratings": {
             "files": len(state.plan.texts_with_ratings),
@@ -183,6 +185,12 @@ def _write(
     inputs = fingerprint(sample.manifest["inputs"], prompt.digest, settings.request.model_dump(mode="json"))
     with lock_directory(corpus):
         return write_scores(corpus, name, table, inputs, about)
+
+
+def _labels(prompt: Prompt, said: list[str | None]) -> dict[str, int]:
+    """How many files have each label, in the prompt's order."""
+    counts = Counter(said)
+    return {label: counts[label] for label in prompt.answers}
 
 
 def _problem(state: _State, key: str) -> str | None:

@@ -21,7 +21,7 @@ from data_prep.annotations import annotation_names, current_annotation
 from data_prep.database import add_shards_view, open_database
 from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
-from data_prep.oracle.settings import SampleSettings
+from data_prep.oracle.settings import REPORT_COUNTS, SampleSettings
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
 from data_prep.select import read_selection
@@ -130,14 +130,15 @@ def _choose(
     for view, (paths, columns) in rule.views.items():
         add_shards_view(database, view, paths, columns)
         joined += f' LEFT JOIN "{view}" USING (_shard, _row)'
-    wanted = {language: count for language, count in settings.counts.items() if count}
     candidates = (
         f"SELECT documents.language, documents.id, _shard, _row, {rule.redactions} AS redactions "
-        f"FROM {joined} WHERE NOT ({rule.drop}) AND list_contains(?::VARCHAR[], documents.language)"
+        f"FROM {joined} WHERE NOT ({rule.drop})"
     )
-    found = database.execute(f"SELECT language, count(*) FROM ({candidates}) GROUP BY 1", [list(wanted)]).fetchall()
-    available = dict(found)
-    files = settings.files or min(sum(wanted.values()), round(settings.max_share * sum(available.values())) or 1)
+    there = dict(database.execute(f"SELECT language, count(*) FROM ({candidates}) GROUP BY 1").fetchall())
+    wanted = _wanted(settings.counts, there)
+    available = {language: there[language] for language in wanted if language in there}
+    share = round(settings.max_share * sum(available.values())) or 1
+    files = settings.files or min(sum(settings.counts.values()), share)
     order = allocate(wanted, available, files)
     if not order:
         raise DataError(
@@ -150,7 +151,8 @@ def _choose(
     most = max(map(len, places.values()))
     chosen = database.execute(
         f"""SELECT language, unnest(min_by({{shard: _shard, 'row': _row, redactions: redactions, id: id}},
-            sha256('{settings.seed}:' || id), {most})) AS file FROM ({candidates}) GROUP BY language""",
+            sha256('{settings.seed}:' || id), {most})) AS file FROM ({candidates})
+            WHERE list_contains(?::VARCHAR[], language) GROUP BY language""",
         [list(wanted)],
     ).fetchall()
     taken = _ranked(chosen, places, settings.seed)
@@ -164,6 +166,14 @@ def _choose(
         for language, count in sorted(wanted.items())
     }
     return taken, {"languages": by_language}
+
+
+def _wanted(counts: Mapping[str, int], there: Mapping[str, int]) -> dict[str, int]:
+    """The counts above 0. The report's are of code: a corpus with none of it, such as web pages, is taken as it is."""
+    wanted = {language: count for language, count in counts.items() if count}
+    if counts == REPORT_COUNTS and there and not there.keys() & wanted.keys():
+        return dict(there)
+    return wanted
 
 
 def _ranked(

@@ -1,7 +1,8 @@
 """Scores of an oracle: `oracle/<name>/scores.parquet` of a corpus, and its manifest beside it.
 
 One row for each file that was sampled. Either `score` or `problem` is there, never both: a file without a score says
-why it has none. The manifest (`scores.parquet.json`) holds the model, the prompt in full, the sample and the counts.
+why it has none. An oracle whose prompt asks for one of several labels has a column `label` in place of `score`. The
+manifest (`scores.parquet.json`) holds the model, the prompt in full, the sample and the counts.
 """
 
 import re
@@ -33,11 +34,13 @@ SCHEMA = pa.schema(
         pa.field("prompt_version", pa.string()),
     ]
 )
+LABEL_SCHEMA = SCHEMA.set(SCHEMA.get_field_index("score"), pa.field("label", pa.string()))
 PROBLEMS = {
     "refused": "the oracle declined to answer",
-    "unparsable": "the answer holds no rating",
-    "ambiguous": "the answer holds more than one rating, or one that is quoted from the file",
+    "unparsable": "the answer holds no rating (or label)",
+    "ambiguous": "the answer holds more than one rating (or label), or one that is quoted from the file",
     "out_of_range": "the rating is not between 0 and 10",
+    "unknown_label": "the label is none of those that were to choose from",
     "truncated": "the answer was cut off by the token limit",
     "empty": "the answer holds no text",
     "malformed": "what came back is no chat completion",
@@ -71,12 +74,35 @@ def read_scores(corpus: Path, name: str) -> pa.Table:
 
     Rows without a score have a `problem`. Raises `DataError` where there are no such scores.
     """
-    path = scores_path(corpus, name)
+    table = _read(corpus, name)
+    if table.schema.equals(LABEL_SCHEMA):
+        raise DataError(f"oracle {name} gives labels ({', '.join(labels_of(table))}), no scores")
+    return table
+
+
+def read_labels(corpus: Path, name: str) -> pa.Table:
+    """The labels of one oracle: a table of `LABEL_SCHEMA`, one row per sampled file, ids unique, in the sample's order.
+
+    Rows without a label have a `problem`. Raises `DataError` where there are no such labels.
+    """
+    table = _read(corpus, name)
+    if table.schema.equals(SCHEMA):
+        raise DataError(f"oracle {name} gives scores from 0 to 10, no labels: its prompt declares no `answers`")
+    return table
+
+
+def _read(corpus: Path, name: str) -> pa.Table:
     scores_manifest(corpus, name)
-    table = pq.read_table(path)
-    if not table.schema.equals(SCHEMA):
+    table = pq.read_table(scores_path(corpus, name))
+    if not (table.schema.equals(SCHEMA) or table.schema.equals(LABEL_SCHEMA)):
+        path = scores_path(corpus, name)
         raise DataError(f"{path}: other columns than expected; make the scores again with `data oracle`")
     return table
+
+
+def labels_of(table: pa.Table) -> list[str]:
+    """The labels that occur in a table."""
+    return sorted(set(table["label"].to_pylist()) - {None})
 
 
 def scores_manifest(corpus: Path, name: str) -> dict[str, Any]:
@@ -89,8 +115,10 @@ def scores_manifest(corpus: Path, name: str) -> dict[str, Any]:
 
 
 def write_scores(corpus: Path, name: str, table: pa.Table, inputs: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the scores of one oracle and returns their manifest: `about` with the counts of scores and problems."""
-    table = table.select(SCHEMA.names).cast(SCHEMA)
+    """Writes the scores (or labels) of one oracle and returns their manifest: `about` with the counts of them and of
+    problems."""
+    schema = LABEL_SCHEMA if "label" in table.column_names else SCHEMA
+    table = table.select(schema.names).cast(schema)
     _check(table)
     task = ShardTask(scores_path(corpus, name), inputs, _write, (table, {"format": FORMAT, "name": name, **about}))
     return write_shard(task)
@@ -107,16 +135,24 @@ def _write(stream: BinaryIO, table: pa.Table, about: Mapping[str, Any]) -> dict[
     pq.write_table(table, stream, compression="zstd")
     problems = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["problem"]).to_pylist()}
     problems.pop(None, None)
-    scored = table.num_rows - table["score"].null_count
+    scored = table.num_rows - table[_said(table)].null_count
     return {**about, "rows": table.num_rows, "scored": scored, "problems": dict(sorted(problems.items()))}
 
 
+def _said(table: pa.Table) -> str:
+    """The column that holds what was asked for."""
+    return "label" if "label" in table.column_names else "score"
+
+
 def _check(table: pa.Table) -> None:
-    scores = table["score"]
-    both = pc.equal(pc.is_null(scores), pc.is_null(table["problem"]))
-    outside = pc.or_(pc.less(scores, MINIMUM_SCORE), pc.greater(scores, MAXIMUM_SCORE))
+    said = table[_said(table)]
+    wrong = pc.equal(pc.is_null(said), pc.is_null(table["problem"]))
+    if _said(table) == "score":
+        outside = pc.or_(pc.less(said, MINIMUM_SCORE), pc.greater(said, MAXIMUM_SCORE))
+        wrong = pc.or_(wrong, pc.fill_null(pc.or_(outside, pc.is_nan(said)), False))
     unknown = set(pc.unique(table["problem"]).to_pylist()) - {None, *PROBLEMS}
-    if pc.any(both).as_py() or pc.any(outside).as_py() or pc.any(pc.is_nan(scores)).as_py() or unknown:
-        raise DataError("scores: each row needs a score between 0 and 10 or a known problem, not both")
+    if pc.any(wrong).as_py() or unknown:
+        what = "a label" if _said(table) == "label" else "a score between 0 and 10"
+        raise DataError(f"scores: each row needs {what} or a known problem, not both")
     if len(pc.unique(table["id"])) != table.num_rows:
         raise DataError("scores: a document is there twice")
