@@ -43,7 +43,7 @@ setup(
             "report/*.css",
             "scorer/*.j2",
         ],
-        "launch": ["containers/*", "report/*.j2", "compare/*.j2", "compare/*.css"],
+        "launch": ["containers/*", "full/*.jsonl", "report/*.j2", "compare/*.j2", "compare/*.css"],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
     },
     install_requires=[

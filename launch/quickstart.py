@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
-import platform
-import shutil
 import statistics
-import subprocess
-import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,18 +13,19 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from data_prep.report.formats import size
-from data_prep.shards import write_atomic, write_json
+from data_prep.shards import write_atomic
 from data_prep.sources.base import IGNORED_FOLDERS, ImportLimits, SourceSpec
-from launch.stages import Stages, move_aside
+from launch.finish import bars, generate, machine, run_command
+from launch.finish import export as prove_export
+from launch.run_folder import own_folder, say
+from launch.stages import Stages
 from megatron_seed.config.load import dump_recipe, load_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
 
 SELECTION = "quickstart"
-NOTE = "quickstart.json"
 
 
 @dataclass(frozen=True)
@@ -71,17 +65,23 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
     """
     sources = config.sources()
     recipe = load_recipe("quickstart", config.overrides)
-    with _own_folder(config, sources, console):
+    asked = {
+        "sources": [asdict(source) for source in sources],
+        "cap_bytes": config.cap_bytes,
+        "tokenizer_characters": config.tokenizer_characters,
+        "overrides": list(config.overrides),
+    }
+    with own_folder(config.run_dir, config.corpus, asked, console):
         for source in sources:
-            _say(console, f"corpus: every folder in {source.path} is a repository")
-        _say(console, f"at most {size(config.cap_bytes)} of raw code are taken (--cap-bytes)")
+            say(console, f"corpus: every folder in {source.path} is a repository")
+        say(console, f"at most {size(config.cap_bytes)} of raw code are taken (--cap-bytes)")
         stages = Stages(config.run_dir, console)
         results = {
             "name": "quickstart",
             "corpus": {"sources": [source.path for source in sources], "cap_bytes": config.cap_bytes},
             **_prepare_data(config, recipe, stages),
             **_train_and_export(config, stages),
-            "machine": _machine(),
+            "machine": machine(),
             "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "seconds": stages.seconds(),
         }
@@ -89,89 +89,6 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
 
         write_report(results, config.run_dir / "report.html")
     return results
-
-
-def _say(console: Console, line: str) -> None:
-    """A line as it is: paths may hold anything, and must not be broken where they are to be copied."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _own_folder(config: QuickstartConfig, sources: Sequence[SourceSpec], console: Console) -> Iterator[None]:
-    """Hold the run folder for this process and the commands it starts; one made with other settings is moved aside."""
-    run_dir = config.run_dir
-    _check_folders(config)
-    asked = {
-        "sources": [asdict(source) for source in sources],
-        "cap_bytes": config.cap_bytes,
-        "tokenizer_characters": config.tokenizer_characters,
-        "overrides": list(config.overrides),
-    }
-    if (run_dir / NOTE).exists() and _noted(run_dir) != asked:
-        with _locked(run_dir):
-            aside = move_aside(run_dir)
-        _say(console, f"{run_dir} was made with other settings: moved to {aside}")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(run_dir):
-        _remove_leftovers(run_dir)
-        if _noted(run_dir) != asked:
-            write_json(run_dir / NOTE, asked)
-        yield
-
-
-def _check_folders(config: QuickstartConfig) -> None:
-    """Raise SeedError for a run folder that is something else's, or that would become part of its own corpus."""
-    run_dir = config.run_dir
-    if run_dir.exists() and not run_dir.is_dir():
-        raise SeedError(f"--run-dir {run_dir} is not a folder")
-    if run_dir.is_dir() and not (run_dir / NOTE).exists():
-        found = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
-        if found:
-            raise SeedError(
-                f"--run-dir {run_dir} holds {found[0]} but no {NOTE}, so it is no quickstart's: name a new folder"
-            )
-    if config.corpus is None:
-        return
-    corpus, run = config.corpus.resolve(), run_dir.resolve()
-    if run.is_relative_to(corpus) or corpus.is_relative_to(run):
-        raise SeedError(
-            f"--run-dir {run_dir} and --corpus {config.corpus} lie in one another: what the run writes would become "
-            "its data; name a run folder elsewhere"
-        )
-
-
-def _remove_leftovers(run_dir: Path) -> None:
-    """What killed stages were writing; each has a name that nobody else uses."""
-    for path in [*run_dir.glob(".*.tmp"), *run_dir.glob(".*.old")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _noted(run_dir: Path) -> Any:
-    try:
-        return json.loads((run_dir / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """The kernel's lock on the run folder. Commands started meanwhile inherit it and hold it as long as they live."""
-    with open(run_dir / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise SeedError(
-                f"{run_dir} is in use by {lock.read(80).strip()} or by what it started: wait for it to end, or stop it"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-        os.set_inheritable(lock.fileno(), True)
-        yield
 
 
 def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> dict[str, Any]:
@@ -191,20 +108,20 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
     fim, seed = recipe.phases[0].fim or 0.0, recipe.seed
 
     def prepare_corpus() -> dict[str, Any]:
-        with _bars() as bars:
-            import_documents(config.sources(), corpus, limits, config.workers, bars)
-            deduplicate(corpus, config.workers, bars)
-            select(corpus, SELECTION, load_config(), bars, config.workers)
+        with bars() as progress:
+            import_documents(config.sources(), corpus, limits, config.workers, progress)
+            deduplicate(corpus, config.workers, progress)
+            select(corpus, SELECTION, load_config(), progress, config.workers)
         return corpus_report(corpus, SELECTION)
 
     def train_tokenizer() -> dict[str, Any]:
         settings = TrainSettings(recipe.model.vocab_size, max_chars=config.tokenizer_characters, seed=seed)
-        with _bars() as bars:
-            return train(selected_texts(corpus, SELECTION, "train"), tokenizer, settings, bars)
+        with bars() as progress:
+            return train(selected_texts(corpus, SELECTION, "train"), tokenizer, settings, progress)
 
     def build_tokens() -> list[dict[str, Any]]:
-        with _bars() as bars:
-            common = {"seed": seed, "workers": config.workers, "progress": bars}
+        with bars() as progress:
+            common = {"seed": seed, "workers": config.workers, "progress": progress}
             made = build(corpus, SELECTION, tokenizer, builds, "train", [fim], [0], **common)
             return made + build(corpus, SELECTION, tokenizer, builds, "held_out", [0.0, 1.0], [0], **common)
 
@@ -269,8 +186,8 @@ def _train_and_export(config: QuickstartConfig, stages: Stages) -> dict[str, Any
         made=recipe.run_dir,
         goes_on_in=recipe.run_dir,
     )
-    export = stages.run("export", stages.key("train"), lambda: _export(config, recipe), made=hf)
-    samples = stages.run("generate", stages.key("export"), lambda: _generate(hf))
+    export = stages.run("export", stages.key("train"), lambda: prove_export(recipe.run_dir, hf), made=hf)
+    samples = stages.run("generate", stages.key("export"), lambda: generate(hf))
     return {
         "training": training,
         "export": export,
@@ -288,7 +205,7 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
 
     processes = recipe.layout.model_parallel_size
     path = str(config.run_dir / "recipe.yaml")
-    _run(["-m", "launch", "train", path, "--processes", str(processes)], "training")
+    run_command(["-m", "launch", "train", path, "--processes", str(processes)], "training")
     rows = list(metrics.read(recipe.run_dir))
     steps = [row for row in rows if row["kind"] == "train"]
     held_out = [row for row in rows if row["kind"] == "evaluation" and row["source"] == "held_out"]
@@ -318,73 +235,3 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
         "model": {"parameters": parameter_count(recipe.model), **recipe.model.model_dump()},
         "versions": device.versions(),
     }
-
-
-def _export(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
-    """Export and prove it, in a process of its own: megatron-core is not needed in this one."""
-    from megatron_seed.checkpoint.layout import resolve
-
-    checkpoint, hf = resolve(recipe.run_dir), config.run_dir / "hf"
-    _run(["-m", "launch", "hf", "export", str(checkpoint), str(hf)], "export")
-    out = config.run_dir / "verify.json"
-    command = ["-m", "launch", "hf", "verify", str(checkpoint), str(hf), "--out", str(out)]
-    _run(command, "verification of the export")
-    found = json.loads(out.read_text(encoding="utf-8"))
-    checks = [{"name": "tensors equal bit for bit", "value": f"{found['tensors']} tensors", "passed": True}]
-    for kind, difference in found["logit_difference"].items():
-        name = f"logits of the {kind} prompt"
-        checks.append({"name": name, "value": f"differ by {difference:.1e} of the largest", "passed": True})
-    checks.append({"name": "greedy tokens", "value": f"{found['greedy_tokens']} alike", "passed": True})
-    return {"path": str(hf), "checks": checks}
-
-
-def _generate(hf: Path) -> list[dict[str, str]]:
-    """One completion and one infilling, with nothing but transformers."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(hf)
-    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)
-    prefix = "import os\n\ndef read_file(path):\n"
-    gap = ('def area(width, height):\n    """Area of a rectangle."""\n    return ', "\n\n\ndef main():\n")
-    samples = [{"kind": "completion", "prefix": prefix}, {"kind": "infilling", "prefix": gap[0], "suffix": gap[1]}]
-    for sample in samples:
-        text = sample["prefix"]
-        if "suffix" in sample:
-            text = f"<[fim-suffix]>{sample['suffix']}<[fim-prefix]>{sample['prefix']}<[fim-middle]>"
-        prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        output = model.generate(**prompt, max_new_tokens=64, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        sample["output"] = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    return samples
-
-
-def _run(arguments: list[str], what: str) -> None:
-    """Run one of our own commands, on this terminal; it inherits the lock on the run folder."""
-    # A folder named `launch` or `tokenizer` where the user stands must not be imported in place of ours.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    with subprocess.Popen([sys.executable, *arguments], close_fds=False, env=environment) as child:
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(30)  # the terminal has interrupted it too, and it stops its own workers
-            child.terminate()
-            raise
-    if code:
-        raise SeedError(f"{what} ended with exit code {code}, see above; the same command again goes on")
-
-
-def _machine() -> str:
-    from megatron_seed.runtime import device
-
-    where = "GPU over NCCL" if device.has_gpu() else "CPU over gloo"
-    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {where}"
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield bars

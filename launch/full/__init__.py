@@ -1,0 +1,1 @@
+"""The whole pretraining part of the report in miniature, on what is installed on this machine."""

@@ -1,0 +1,109 @@
+"""Oracle, scorer and what is dropped for a low score: the same for code and for web pages (report, 2.2.1 and 2.2.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.finish import bars
+from launch.full import stand_in
+from launch.full.settings import FullConfig
+from launch.stages import Stages
+
+ORACLE = "oracle"
+HELD_OUT_SHARE = 0.2
+"""Of the rated repositories, those that the scorer is measured on; ours, for a sample as small as this one."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is rated: files in all, their languages in proportion, out of a selection, asked with a prompt."""
+
+    files: int
+    selection: str
+    prompt: str
+    counts: Mapping[str, int] | None = None
+    """None: the report's."""
+
+
+def rate_and_score(
+    config: FullConfig, stages: Stages, name: str, corpus: Path, made_of: str, sample: Sample
+) -> dict[str, Any]:
+    """Has a sample of a corpus rated, trains the linear scorer on it and scores every document.
+
+    `made_of`: digest of what is sampled. Returns `oracle` (what the run of the oracle says), `scorer` (what was
+    measured) and `digest` of the scores.
+    """
+    asked = [made_of, vars(sample), config.oracle_url, config.oracle_model]
+    oracle = stages.run(f"{name} oracle", asked, lambda: _rate(config, corpus, sample))
+    scorer = config.run_dir / "scorers" / name
+    measured = stages.run(f"{name} scorer", [asked, oracle["digest"]], lambda: _train(corpus, scorer), made=scorer)
+    scored = stages.run(f"{name} scores", [asked, measured["digest"]], lambda: _score(config, corpus, scorer))
+    return {"oracle": oracle, "scorer": measured, **scored}
+
+
+@contextlib.contextmanager
+def _endpoint(config: FullConfig) -> Iterator[dict[str, Any]]:
+    """Settings of the oracle's endpoint: the user's, or the stand-in, served meanwhile."""
+    if config.oracle_url:
+        yield {"url": config.oracle_url, "api_key_env": config.oracle_key_env}
+    else:
+        with stand_in.serve() as url:
+            yield {"url": url}
+
+
+def _rate(config: FullConfig, corpus: Path, sample: Sample) -> dict[str, Any]:
+    from data_prep.oracle.run import run_oracle
+    from data_prep.oracle.settings import load_settings
+
+    chosen = {"files": sample.files, "selection": sample.selection, "counts": sample.counts}
+    with _endpoint(config) as endpoint, bars() as progress:
+        settings = load_settings(
+            None,
+            {
+                "prompt": sample.prompt,
+                "sample": {key: value for key, value in chosen.items() if value is not None},
+                "request": {"model": config.oracle_model or stand_in.MODEL},
+                "endpoint": {key: value for key, value in endpoint.items() if value is not None},
+                "keep_explanations": True,
+            },
+        )
+        manifest = run_oracle(corpus, ORACLE, settings, progress, config.workers)
+    keys = ("rows", "scored", "histogram", "problems", "examples", "model", "prompt", "input_tokens", "output_tokens")
+    return {
+        **{key: manifest.get(key) for key in keys},
+        "languages": manifest["sample"]["languages"],
+        "stand_in": config.oracle_url is None,
+        "digest": manifest["sha256"],
+    }
+
+
+def _train(corpus: Path, out: Path) -> dict[str, Any]:
+    from data_prep.scorer.base import scorer_digest
+    from data_prep.scorer.train import MEASURED, train_scorer
+
+    about = train_scorer(corpus, ORACLE, out, held_out=HELD_OUT_SHARE)
+    report = json.loads((out.with_name(f"{out.name}.{MEASURED}") / "report.json").read_bytes())
+    return {
+        "digest": scorer_digest(out),
+        "measured": report["measured"],
+        **{key: about[key] for key in ("trained_on", "left_out", "fit")},
+    }
+
+
+def _score(config: FullConfig, corpus: Path, scorer: Path) -> dict[str, Any]:
+    from data_prep.annotate import annotate
+    from data_prep.annotators.base import AnnotatorSpec
+    from data_prep.scorer.base import scorer_digest
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // config.workers)))
+    with bars() as progress:
+        spec = AnnotatorSpec.of("quality", scorer=str(scorer.resolve()))
+        (result,) = annotate(corpus, [spec], config.workers, progress=progress)
+    counts = {key: result[key] for key in ("documents", "failed", "failures")}
+    return {**counts, "digest": scorer_digest(scorer)}
