@@ -9,6 +9,7 @@ from rich.console import Console
 
 from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pair, pairs
 from data_prep.commits.command import commits
+from data_prep.mixtures.command import mixtures
 from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
@@ -17,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections 
 app.add_typer(oracle_app, name="oracle")
 app.add_typer(score_app, name="score")
 app.command()(commits)
+app.command()(mixtures)
 app.command()(repositories)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from megatron_seed.config.presets import PRESETS
-from megatron_seed.config.schema import Recipe
+from megatron_seed.config.schema import Recipe, SourceConfig
 from megatron_seed.errors import SeedError
 
 Key = tuple[str | int, ...]
@@ -37,19 +37,18 @@ _Loader.add_implicit_resolver(
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or one that ships with the package by its name, and apply `a.b=value` overrides.
 
-    Values of overrides are YAML; list items are addressed by number (`phases.0.tokens=1e6`).
+    Values of overrides are YAML; list items are addressed by number (`phases.0.tokens=1e6`). A phase's `blend` may be
+    the path of a file that holds one, as `data mixtures` writes it; its content takes the path's place.
     Raises SeedError with file, line and key; an unknown key comes with the nearest known one.
     """
     path = _find(recipe)
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    text, values = _read(path)
     if not isinstance(values, dict):
         raise SeedError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    _include_blends(values)
     for override in overrides:
         _apply(values, override)
+        _include_blends(values)
     return parse_recipe(values, str(path), _lines(text))
 
 
@@ -83,6 +82,40 @@ def _find(recipe: Path | str) -> Path:
     if str(recipe) in shipped:
         return shipped[str(recipe)]
     raise SeedError(f"no recipe file {recipe}; shipped recipes: {', '.join(shipped) or 'none'}")
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    """Text and values of a YAML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SeedError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _include_blends(values: dict[str, Any]) -> None:
+    """Puts the content of blend files in the place of their paths, which are seen from the working directory."""
+    phases = values.get("phases")
+    for index, phase in enumerate(phases if isinstance(phases, list) else ()):
+        if isinstance(phase, dict) and isinstance(phase.get("blend"), str):
+            phase["blend"] = _read_blend(Path(phase["blend"]), index)
+
+
+def _read_blend(path: Path, phase: int) -> Any:
+    if not path.is_file():
+        raise SeedError(
+            f"phases.{phase}.blend: there is no file {path}; `megatron-seed data mixtures` writes such files"
+        )
+    text, blend = _read(path)
+    if not isinstance(blend, list):
+        raise SeedError(f"{path}: a blend is a list of sources, this is {type(blend).__name__}")
+    try:
+        TypeAdapter(tuple[SourceConfig, ...]).validate_python(blend)
+    except ValidationError as error:
+        lines = {("phases", phase, "blend", *key): line for key, line in _lines(text).items()}
+        found = [{**item, "loc": ("phases", phase, "blend", *item["loc"])} for item in error.errors()]
+        raise SeedError("; ".join(_explain(item, str(path), lines) for item in found)) from error
+    return blend
 
 
 def _with_preset(model: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -200,6 +200,7 @@ class PhaseConfig(Section):
     """Budget; the last step is the first that reaches it."""
     learning_rate: LearningRate
     blend: tuple[SourceConfig, ...] = Field(min_length=1)
+    """In a recipe file also the path of a file that holds them; see `load_recipe`."""
     sequence_length: Positive
     global_batch_size: Positive
     """Sequences per optimizer step."""

@@ -1,0 +1,48 @@
+"""`megatron-seed data mixtures`: the `blend:` of each phase."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from data_prep.arguments import folder
+from data_prep.errors import DataError
+
+_WIDE = 160
+
+
+def mixtures(
+    config: Annotated[Path, typer.Argument(help="YAML file: categories and phases.", dir_okay=False, exists=True)],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for PHASE/blend.yaml and mixtures.json.", parser=folder, metavar="OUT")
+    ],
+    check_documents: Annotated[
+        bool, typer.Option("--check-documents", help="Count documents that two categories share, by their ids.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that count them.")] = 2,
+) -> None:
+    """Compute the blend of each phase from the builds' tokens and the epochs and shares that are wanted."""
+    from data_prep.mixtures.builds import find_builds
+    from data_prep.mixtures.overlap import check_overlaps, describe
+    from data_prep.mixtures.plan import plan
+    from data_prep.mixtures.settings import load_config
+    from data_prep.mixtures.write import table_of, write_plan
+
+    settings = load_config(config)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    found = {name: find_builds(name, category.builds) for name, category in settings.categories.items()}
+    planned = plan(settings, found)
+    console.print(table_of(planned))
+    if planned.problems:
+        raise DataError("; ".join(planned.problems))
+    for phase in planned.phases:
+        for note in phase.notes:
+            typer.echo(f"{phase.name}: {note}")
+    if check_documents:
+        for line in describe(check_overlaps(planned, out, workers)):
+            typer.echo(line)
+    for number, (phase, path) in enumerate(zip(planned.phases, write_plan(out, settings, planned), strict=True)):
+        typer.echo(f"{path}: phases.{number}.blend={path} phases.{number}.tokens={phase.tokens}")
