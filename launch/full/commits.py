@@ -69,7 +69,27 @@ def _prepare(config: FullConfig, bare: Path, corpus: Path) -> dict[str, Any]:
         "since": since,
         "selected": selected,
         "criteria": criteria,
+        **_example(corpus, since),
     }
+
+
+def _example(corpus: Path, since: str) -> dict[str, Any]:
+    """The shortest held-out sample: its parts before and after the target begins, and what a model is asked with."""
+    from data_prep.annotations import annotation_directory
+    from data_prep.documents import list_shards
+    from data_prep.storage import read_parquet
+
+    best: tuple[int, str, int] | None = None
+    for shard in list_shards(corpus):
+        texts = read_parquet(shard, ["text"])["text"].to_pylist()
+        facts = read_parquet(annotation_directory(corpus, "commits") / shard.name, ["date", "target_start"]).to_pylist()
+        for text, fact in zip(texts, facts, strict=True):
+            if fact["date"].isoformat() >= since and (best is None or len(text) < best[0]):
+                best = (len(text), text, fact["target_start"])
+    if best is None:
+        return {"example": None, "prompt": None}
+    _, text, start = best
+    return {"example": {"given": text[:start], "target": text[start:]}, "prompt": text[:start]}
 
 
 def _date_of_share(corpus: Path, share: float) -> str:

@@ -39,6 +39,7 @@ def prepare_long_context(config: FullConfig, stages: Stages, github: dict[str, A
 def _strings(config: FullConfig, context: int) -> dict[str, Any]:
     from data_prep.repositories.run import write_repositories
     from data_prep.repositories.settings import load_settings
+    from data_prep.select import read_selection
 
     corpus, found = corpus_of(config), {}
     with bars() as progress:
@@ -54,10 +55,11 @@ def _strings(config: FullConfig, context: int) -> dict[str, Any]:
                 corpus, out, WHOLE, load_settings(None, asked), config.workers, None, None, progress
             )
             found[side] = {key: value for key, value in about.items() if key != "unread_examples"}
-    return {"sides": found, "example": _example(corpus, strings_of(config, "train"))}
+    whole = [read_selection(strings_of(config, side), "main")["digest"] for side in SIDES]
+    return {"sides": found, "example": _example(strings_of(config, "train")), "digest": " ".join(whole)}
 
 
-def _example(corpus: Path, strings: Path) -> dict[str, Any] | None:
+def _example(strings: Path) -> dict[str, Any] | None:
     """The files of one repository in their order, with what each needs: one that is neither tiny nor huge."""
     rows: list[dict[str, Any]] = []
     for path in sorted((strings / "composition").glob("*.parquet")):

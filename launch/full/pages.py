@@ -1,0 +1,170 @@
+"""Web pages out of what is installed on a machine: documentation as HTML, and what can be made into it.
+
+Four kinds, each named in the pages' URLs and in the report of a run:
+
+- `shipped`: HTML files that packages install, in folders of documentation and among Python packages;
+- `readme`: descriptions of installed Python packages, written in Markdown by people, as their index shows them;
+- `pydoc`: reference pages of the standard library, as `python -m pydoc -w` writes them;
+- `licence`: texts of licences and notices, page by page: what a crawl holds too, and not about code.
+
+Their hosts end in `.example`, which is nobody's: they were never fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch.full.warc import Page, write_warc
+
+MOST_BYTES = 400_000
+_FOLDERS = (
+    "/usr/share/doc",
+    "/usr/local/share/doc",
+    f"{sys.base_prefix}/share/doc",
+    sysconfig.get_path("purelib"),
+    "/usr/lib/node_modules",
+    "/usr/local/lib/node_modules",
+    os.path.expanduser("~/.rustup/toolchains"),
+)
+_SHARES = {"shipped": 0.5, "readme": 0.15, "pydoc": 0.15, "licence": 0.2}
+"""Of the pages; ours. What one kind lacks is not made up for by another."""
+_MOST_OF_A_SITE = 0.1
+_SHIPPED_PATTERN = re.compile(r"\.html?$", re.I)
+_LEGAL = re.compile(r"^(?:licen[cs]e|copying|notice|copyright|authors|contributors)", re.I)
+_PAGES_IN_A_FILE = 500
+
+
+def write_archives(folder: Path, most: int) -> dict[str, dict[str, int]]:
+    """Writes at most `most` pages into WARC files of a folder; returns pages, bytes and sites of each kind."""
+    makers = {"shipped": _shipped, "readme": _readmes, "pydoc": _pydoc, "licence": _licences}
+    found: dict[str, dict[str, int]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, make in makers.items():
+        pages = list(make(int(most * _SHARES[kind])))
+        for number, start in enumerate(range(0, len(pages), _PAGES_IN_A_FILE)):
+            write_warc(folder / f"{kind}-{number:03d}.warc.gz", pages[start : start + _PAGES_IN_A_FILE])
+        sites = {page.url.split("/")[2] for page in pages}
+        found[kind] = {"pages": len(pages), "size_bytes": sum(len(p.html) for p in pages), "sites": len(sites)}
+    return found
+
+
+def _shipped(most: int) -> Iterator[Page]:
+    """HTML files in the order of a hash of their paths, at most a tenth from one site."""
+    files = [(*parts, path) for folder in _FOLDERS for *parts, path in _html_files(Path(folder))]
+    files.sort(key=lambda file: hashlib.sha256(str(file[2]).encode("utf-8", "surrogateescape")).digest())
+    taken: dict[str, int] = {}
+    left = most
+    for site, below, path in files:
+        if not left:
+            return
+        if taken.get(site, 0) < max(1, int(most * _MOST_OF_A_SITE)) and 0 < path.stat().st_size <= MOST_BYTES:
+            taken[site] = taken.get(site, 0) + 1
+            left -= 1
+            yield Page(_url(site, "shipped", below), path.read_bytes())
+
+
+def _html_files(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """(site: the folder's entry that a file lies below, path below that, path)."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
+        for name in names:
+            path = Path(place, name)
+            if _SHIPPED_PATTERN.search(name) and not path.is_symlink():
+                site, *below = path.relative_to(folder).parts
+                yield site, "/".join(below) or site, path
+
+
+def _distributions() -> list[importlib.metadata.Distribution]:
+    """Installed Python packages, once each, in the order of a hash of their names."""
+    found = {one.metadata["Name"]: one for one in importlib.metadata.distributions() if one.metadata["Name"]}
+    return [found[name] for name in sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())]
+
+
+def _readmes(most: int) -> Iterator[Page]:
+    from markdown_it import MarkdownIt
+
+    left = most
+    for one in _distributions():
+        text = one.metadata.get_payload() or one.metadata.get("Description") or ""
+        if left and "markdown" in (one.metadata.get("Description-Content-Type") or "") and len(text) > 300:
+            left -= 1
+            name = one.metadata["Name"]
+            yield Page(_url(name, "readme", "index.html"), _document(name, MarkdownIt().enable("table").render(text)))
+
+
+def _licences(most: int) -> Iterator[Page]:
+    left = most
+    for one in _distributions():
+        for file in one.files or ():
+            if left and _LEGAL.match(file.name) and file.suffix not in (".py", ".pyc"):
+                text = _text(Path(one.locate_file(file)))
+                if text.strip():
+                    left -= 1
+                    blocks = (f"<p>{html.escape(block)}</p>" for block in re.split(r"\n\s*\n", text) if block.strip())
+                    name = one.metadata["Name"]
+                    yield Page(_url(name, "licence", str(file)), _document(f"{name}: {file.name}", "\n".join(blocks)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MOST_BYTES else ""
+    except OSError:
+        return ""
+
+
+def _pydoc(most: int) -> Iterator[Page]:
+    """Rendered by a process of its own, since pydoc imports what it describes."""
+    if not most:
+        return
+    modules = sorted(sys.stdlib_module_names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    command = [sys.executable, "-I", "-c", _RENDER, str(most), *modules]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        for line in child.stdout:
+            name, size = line.split()
+            yield Page(_url("pydoc", "pydoc", f"{name.decode()}.html"), child.stdout.read(int(size)))
+
+
+# Prints name, size and page of each module. Modules that act when they are imported are left out.
+_RENDER = """
+import importlib, io, os, pydoc, sys
+out = os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)
+left = int(sys.argv[1])
+for name in sys.argv[2:]:
+    if not left:
+        break
+    if name.startswith("_") or name in ("antigravity", "this", "idlelib", "turtledemo", "tkinter", "turtle"):
+        continue
+    try:
+        module = importlib.import_module(name)
+        page = pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(module, name)).encode()
+    except BaseException:
+        continue
+    left -= 1
+    out.write(f"{name} {len(page)}\\n".encode() + page)
+    out.flush()
+"""
+
+
+def _document(title: str, body: str) -> bytes:
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return (
+        f"<!DOCTYPE html><html><head>{head}</head><body>\n<h1>{html.escape(title)}</h1>\n{body}</body></html>".encode()
+    )
+
+
+def _url(site: str, kind: str, path: str) -> str:
+    host = re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-") or "site"
+    plain = re.sub(r"[^A-Za-z0-9._/-]+", "-", path)
+    return f"https://{host}.example/{kind}/{plain}"
