@@ -42,6 +42,7 @@ setup(
             "report/*.j2",
             "report/*.css",
             "scorer/*.j2",
+            "subset/*.j2",
         ],
         "launch": ["containers/*", "full/*.jsonl", "report/*.j2", "compare/*.j2", "compare/*.css"],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],

@@ -13,6 +13,7 @@ from data_prep.mixtures.command import mixtures
 from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
+from data_prep.subset.command import subset
 
 app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
 app.add_typer(oracle_app, name="oracle")
@@ -20,6 +21,7 @@ app.add_typer(score_app, name="score")
 app.command()(commits)
 app.command()(mixtures)
 app.command()(repositories)
+app.command()(subset)
 
 
 Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
