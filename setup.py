@@ -37,6 +37,8 @@ setup(
     package_data={
         "data_prep": [
             "annotators/*.json",
+            "inspect/*.j2",
+            "classify/*.j2",
             "oracle/*.j2",
             "oracle/prompts/*.yaml",
             "report/*.j2",

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pair, pairs
 from data_prep.commits.command import commits
+from data_prep.inspect.command import inspect
 from data_prep.mixtures.command import mixtures
 from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
@@ -268,18 +268,4 @@ def report(
     typer.echo(f"{out}: report of {corpus}")
 
 
-@app.command()
-def inspect(
-    corpus: Corpus,
-    selection: Annotated[str | None, typer.Option(help="Name of a selection; default: the only one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-) -> None:
-    """Show what a corpus holds, what was dropped and what is selected."""
-    from data_prep.report import corpus_report, render, selection_names
-
-    names = selection_names(corpus)
-    report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))
-    if as_json:
-        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
-    else:
-        Console().print(render(report))
+app.command()(inspect)

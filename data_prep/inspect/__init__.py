@@ -1,0 +1,1 @@
+"""What a model sees: documents of builds, decoded, with their borders and parts."""

@@ -1,0 +1,77 @@
+"""`megatron-seed data inspect`: a corpus in numbers, or the documents of a build as a model sees them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from data_prep.arguments import pairs
+from data_prep.errors import DataError
+
+_WIDE = 160
+_OF_BUILDS = "builds: "
+_OF_CORPORA = "corpora: "
+
+
+def inspect(
+    place: Annotated[str, typer.Argument(help="A corpus, a build (by prefix or file), or a folder of builds.")],
+    selection: Annotated[
+        str | None, typer.Option(help=f"{_OF_CORPORA}name of a selection; default: the only one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=f"{_OF_CORPORA}print the numbers as JSON.")] = False,
+    tokenizer: Annotated[Path | None, typer.Option(help=f"{_OF_BUILDS}the one that made it.", exists=True)] = None,
+    documents: Annotated[int, typer.Option(min=1, help=f"{_OF_BUILDS}how many are shown.")] = 5,
+    document: Annotated[list[int] | None, typer.Option(help=f"{_OF_BUILDS}show this one, by its number.")] = None,
+    tokens: Annotated[int, typer.Option(min=0, help=f"{_OF_BUILDS}shown of each document; 0 for all.")] = 600,
+    seed: Annotated[int, typer.Option(help=f"{_OF_BUILDS}draws the documents.")] = 1,
+    infilling: Annotated[
+        bool, typer.Option("--infilling", help=f"{_OF_BUILDS}only documents that were split for it.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help=f"{_OF_BUILDS}every token by itself, with its id.")] = False,
+    html: Annotated[Path | None, typer.Option(help=f"{_OF_BUILDS}write a page.", dir_okay=False)] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help=f"{_OF_BUILDS}ROLE=TOKEN of a tokenizer that is not ours.")
+    ] = None,
+) -> None:
+    """Show what a corpus holds, what was dropped and what is selected; or what a model sees of a build."""
+    from data_prep.inspect.build_view import Choice, show_build, table_of_builds
+    from data_prep.inspect.reader import is_build, prefix_of
+    from data_prep.inspect.show import print_shown, write_page
+    from data_prep.storage import as_path
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    if not is_build(as_path(place)):
+        if tokenizer or document or infilling or ids or html or role:
+            raise DataError(f"{place} is no build: --tokenizer, --document, --infilling, --ids, --html are for builds")
+        _inspect_corpus(as_path(place), selection, as_json, Console())
+        return
+    if selection or as_json:
+        raise DataError(f"{place} is a build: --selection and --json are for corpora")
+    if as_path(place).is_dir():
+        console.print(table_of_builds(as_path(place)))
+        return
+    prefix = prefix_of(place)
+    if tokenizer is None:
+        raise DataError(f"{prefix}: name the tokenizer that made it: --tokenizer DIRECTORY")
+    choice = Choice(documents, document or (), tokens, seed, infilling, ids)
+    shown, facts = show_build(prefix, tokenizer, choice, pairs(role, "--role"))
+    if html:
+        write_page(html, f"Documents of {prefix}", facts, shown)
+        typer.echo(f"{html}: {len(shown)} documents of {prefix}")
+    else:
+        print_shown(console, shown, ids)
+
+
+def _inspect_corpus(corpus: Path, selection: str | None, as_json: bool, console: Console) -> None:
+    from data_prep.report import corpus_report, render, selection_names
+
+    names = selection_names(corpus)
+    report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        console.print(render(report))
