@@ -16,16 +16,17 @@ from typing import Any
 from rich.progress import Progress
 
 from data_prep.build_join import Part, earlier_parts, encoded_part, join_parts
-from data_prep.build_part import Plan, Variant, encode_shard
+from data_prep.build_part import LOSSES, Plan, Variant, encode_shard
 from data_prep.documents import list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.select import SPLITS, read_selection
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards, write_json
 from data_prep.storage import as_path, remove_file, remove_folder
+from data_prep.structure import ANNOTATION, structures_of
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
-from tokenizer.special import FIM_ROLES
+from tokenizer.special import COMMIT_ROLES, FIM_ROLES
 
 FORMAT = "megatron_seed.build/1"
 
@@ -43,13 +44,15 @@ def build(
     roles: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     engine: Engine | None = None,
+    loss: str = "all",
 ) -> list[dict[str, Any]]:
     """Writes a build for each (rate, epoch) into the folder `out` and returns their manifests, rates first.
 
     A build is `NAME.bin`, `NAME.idx`, `NAME.provenance.parquet`, `NAME.parts.json` and, last, `NAME.manifest.json`,
     with NAME from `Variant.name`. Builds that are there and up to date are left alone; of one that is not, the parts
-    that did not change are kept. `roles` names the special tokens of a tokenizer that is not ours. Memory does not grow
-    with the corpus.
+    that did not change are kept. `roles` names the special tokens of a tokenizer that is not ours. With `loss`
+    "target" `NAME.loss_starts.npy` says where the target of each document begins (see `data_prep.structure`); documents
+    without one have loss everywhere. Memory does not grow with the corpus.
 
     Raises `DataError` for an empty selection or impossible settings, `TokenizerError` (naming them) for special tokens
     that are needed and missing.
@@ -60,21 +63,25 @@ def build(
     if not chosen["left"][split]["documents"]:
         raise DataError(f"{corpus}: selection {selection!r} has no {split} documents to build from")
     encoder = Encoder.load(encoder_path, roles)
-    bases = {v: fingerprint(FORMAT, encoder.digest, split, seed, asdict(v), _special_ids(encoder, v)) for v in variants}
-    inputs = {v: fingerprint(bases[v], chosen["digest"], chosen["corpus_fingerprint"]) for v in variants}
+    structured = _structured(corpus, loss, fim_rates)
+    bases = {v: _base(encoder, split, seed, v, structured, loss) for v in variants}
+    whole = [chosen["digest"], chosen["corpus_fingerprint"], *([structured.digests] if structured.paths else [])]
+    inputs = {v: fingerprint(bases[v], *whole) for v in variants}
     with lock_directory(out), ExitStack() as stack:
         missing = tuple(v for v in variants if _finished(out / v.name(split), inputs[v]) is None)
         if missing:
-            plan = Plan(split, missing, seed, encoder.path, encoder.digest, tuple(sorted((roles or {}).items())))
+            given = tuple(sorted((roles or {}).items()))
+            plan = Plan(split, missing, seed, encoder.path, encoder.digest, given, loss)
             folder = out / f"parts-{split}"
-            shards = [_Shard.of(shard, corpus / "selections" / selection, bases) for shard in list_shards(corpus)]
+            chosen_folder = corpus / "selections" / selection
+            shards = [_Shard.of(shard, chosen_folder, bases, structured.paths) for shard in list_shards(corpus)]
             earlier = {v: _earlier(out / v.name(split), stack) for v in missing}
 
             def run(tasks: list[ShardTask]) -> list[dict[str, Any]]:
                 return run_shards(tasks, workers, progress, f"{split} tokens", engine)
 
             parts = _parts(shards, plan, earlier, folder, run)
-            if shards != [_Shard.of(shard.path, shard.chosen.parent, bases) for shard in shards]:
+            if shards != [_Shard.of(shard.path, chosen_folder, bases, structured.paths) for shard in shards]:
                 raise DataError(f"{corpus} was changed while a build was reading it; run the build again")
             for variant in missing:
                 prefix = out / variant.name(split)
@@ -92,12 +99,45 @@ def _variants(split: str, fim_rates: Sequence[float], epochs: Sequence[int]) -> 
     return [Variant(rate, epoch) for rate in dict.fromkeys(map(float, fim_rates)) for epoch in dict.fromkeys(epochs)]
 
 
-def _special_ids(encoder: Encoder, variant: Variant) -> tuple[int, ...]:
-    """The ids that a variant puts around texts. Raises `TokenizerError` naming those the tokenizer does not have."""
+@dataclass(frozen=True)
+class _Structured:
+    """The annotations of headings and targets that a build reads."""
+
+    paths: Mapping[str, Path]
+    """Name of a documents shard -> its annotation; none where neither special markers nor targets are asked for."""
+    digests: Sequence[tuple[str, str]]
+    special_markers: bool
+
+
+def _structured(corpus: Path, loss: str, fim_rates: Sequence[float]) -> _Structured:
+    if loss not in LOSSES:
+        raise DataError(f"loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
+    there = structures_of(corpus, list_shards(corpus))
+    special = any(manifest.get("special_markers") for _, manifest in there.values())
+    if loss == "target" and not there:
+        raise DataError(
+            f"{corpus}: loss on targets needs the annotation {ANNOTATION}, which `data commits` writes; without it, "
+            "build with loss all"
+        )
+    if not special and loss == "all":
+        return _Structured({}, (), False)
+    if any(fim_rates):
+        what = "targets" if loss == "target" else "special markers"
+        raise DataError(f"{corpus}: documents with {what} cannot be split for infilling; build them with --fim-rate 0")
+    digests = tuple((name, manifest["sha256"]) for name, (_, manifest) in sorted(there.items()))
+    return _Structured({name: path for name, (path, _) in there.items()}, digests, special)
+
+
+def _base(encoder: Encoder, split: str, seed: int, variant: Variant, structured: _Structured, loss: str) -> str:
+    """What every part of a variant is made of, besides documents. Raises `TokenizerError` naming the special tokens
+    that it puts around texts and the tokenizer does not have."""
+    roles = [*(FIM_ROLES if variant.fim_rate else ()), *(COMMIT_ROLES if structured.special_markers else ())]
     try:
-        return encoder.special.require("eos", *(FIM_ROLES if variant.fim_rate else ()))
+        special = encoder.special.require("eos", *roles)
     except TokenizerError as error:
         raise TokenizerError(f"{encoder.path}: {error}") from None
+    more = [] if loss == "all" else [loss]
+    return fingerprint(FORMAT, encoder.digest, split, seed, asdict(variant), special, *more)
 
 
 @dataclass(frozen=True)
@@ -106,13 +146,15 @@ class _Shard:
 
     path: Path
     chosen: Path
+    structure: Path | None
     made_of: Mapping[Variant, str]
 
     @classmethod
-    def of(cls, path: Path, selection: Path, bases: Mapping[Variant, str]) -> "_Shard":
-        chosen = selection / path.name
-        digests = [(finished_manifest(made) or {}).get("sha256") for made in (path, chosen)]
-        return cls(path, chosen, {variant: fingerprint(base, digests) for variant, base in bases.items()})
+    def of(cls, path: Path, selection: Path, bases: Mapping[Variant, str], structures: Mapping[str, Path]) -> "_Shard":
+        chosen, structure = selection / path.name, structures.get(path.name)
+        read = [path, chosen, *([structure] if structure else [])]
+        digests = [(finished_manifest(made) or {}).get("sha256") for made in read]
+        return cls(path, chosen, structure, {variant: fingerprint(base, digests) for variant, base in bases.items()})
 
 
 def _earlier(prefix: Path, stack: ExitStack) -> dict[str, Part]:
@@ -133,7 +175,8 @@ def _parts(
     for shard, variants in zip(shards, needed, strict=True):
         if variants:
             output = folder / f"{shard.path.stem}.tokens"
-            args = (replace(plan, variants=variants), shard.path, shard.chosen, output.with_suffix(".parquet"))
+            table = output.with_suffix(".parquet")
+            args = (replace(plan, variants=variants), shard.path, shard.chosen, table, shard.structure)
             made_of = fingerprint([shard.made_of[variant] for variant in variants])
             tasks.append(ShardTask(output, made_of, encode_shard, args))
     encoded = zip(tasks, run(tasks), strict=True)
@@ -153,7 +196,7 @@ def _join(
 ) -> None:
     """Joins the parts of one variant into its files, the manifest last."""
     remove_file(_manifest_path(prefix))  # of older files: never beside the new ones
-    joined = join_parts(prefix, encoder.dtype, parts, inputs)
+    joined = join_parts(prefix, encoder.dtype, parts, inputs, plan.loss == "target")
     files = joined.pop("files")
     manifest = {
         "format": FORMAT,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from data_prep.build_part import PROVENANCE_COLUMNS
 from data_prep.errors import DataError
-from data_prep.megatron_format import write_index
+from data_prep.megatron_format import write_index, write_numbers
 from data_prep.shards import write_atomic, write_json
 from data_prep.storage import open_to_read, read_parquet
 
@@ -38,6 +38,8 @@ PROVENANCE = pa.schema(
         ("size_bytes", pa.int64()),
     ]
 )
+LOSS_STARTS = ".loss_starts.npy"
+_LOSS_START = pa.field("loss_start", pa.int32())  # of the provenance, where loss is on targets
 _COPY_BYTES = 8 << 20
 _TOTALS = {"tokens": "tokens", "size_bytes": "size_bytes", "fim_documents": "fim"}  # counter -> column
 
@@ -51,7 +53,7 @@ class Part:
     tokens: Path | BinaryIO
     spans: tuple[tuple[int, int], ...]
     read_rows: Callable[[], pa.Table]
-    """The columns of `PROVENANCE`, without document_index."""
+    """The columns of `PROVENANCE`, without document_index; with loss on targets also loss_start."""
 
 
 def encoded_part(made_of: str, output: Path, manifest: Mapping[str, Any], variant: int) -> Part:
@@ -64,7 +66,8 @@ def encoded_part(made_of: str, output: Path, manifest: Mapping[str, Any], varian
 
     def read_rows() -> pa.Table:
         table = read_parquet(output.with_suffix(".parquet"))
-        renamed = {"tokens": table[f"tokens_{variant}"], "fim": table[f"fim_{variant}"]}
+        own = {name: f"{name}_{variant}" for name in ("tokens", "fim", "loss_start")}
+        renamed = {name: table[column] for name, column in own.items() if column in table.column_names}
         return pa.table({name: table[name] for name in PROVENANCE_COLUMNS} | renamed)
 
     return Part(made_of, manifest["rows"], output, spans, read_rows)
@@ -100,30 +103,43 @@ class _RowGroup:
     index: int
 
     def __call__(self) -> pa.Table:
-        return self.file.read_row_group(self.index, columns=PROVENANCE.names[1:], use_threads=False)
+        names = self.file.schema_arrow.names
+        columns = [name for name in names if name != "document_index"]
+        return self.file.read_row_group(self.index, columns=columns, use_threads=False)
 
 
-def join_parts(prefix: Path, dtype: np.dtype, parts: Sequence[Part], inputs: str) -> dict[str, Any]:
-    """Writes `.bin`, `.idx`, `.provenance.parquet` and `.parts.json`; returns what a manifest says of them."""
+def join_parts(
+    prefix: Path, dtype: np.dtype, parts: Sequence[Part], inputs: str, loss_starts: bool = False
+) -> dict[str, Any]:
+    """Writes `.bin`, `.idx`, `.provenance.parquet` and `.parts.json`, with `loss_starts` also `.loss_starts.npy`;
+    returns what a manifest says of them."""
     filled = [part for part in parts if part.documents]
     documents = sum(part.documents for part in filled)
 
-    def lengths() -> Iterator[np.ndarray]:
-        return (part.read_rows()["tokens"].to_numpy() for part in filled)
+    def column(name: str) -> Iterator[np.ndarray]:
+        return (part.read_rows()[name].to_numpy() for part in filled)
 
+    schema = PROVENANCE.append(_LOSS_START) if loss_starts else PROVENANCE
     totals: dict[str, int] = {}
     writers: dict[str, Callable[[BinaryIO], Any]] = {
         ".bin": lambda stream: _copy_tokens(stream, filled),
-        ".idx": lambda stream: write_index(stream, dtype, documents, lengths),
-        ".provenance.parquet": lambda stream: totals.update(_copy_provenance(stream, filled)),
+        ".idx": lambda stream: write_index(stream, dtype, documents, lambda: column("tokens")),
+        ".provenance.parquet": lambda stream: totals.update(_copy_provenance(stream, filled, schema)),
     }
+    if loss_starts:
+        writers[LOSS_STARTS] = lambda stream: write_numbers(stream, documents, column("loss_start"))
     files = {}
     for suffix, writer in writers.items():
         path = _beside(prefix, suffix)
         files[path.name] = asdict(write_atomic(path, writer))
     listed = [[part.made_of, part.documents, sum(size for _, size in part.spans)] for part in parts]
     write_json(parts_path(prefix), {"inputs": inputs, "parts": listed})
-    return {"documents": documents, **totals, "files": files}
+    said = {"documents": documents, **totals, "files": files}
+    if loss_starts:
+        masked = sum(int(some.sum(dtype=np.int64)) for some in column("loss_start"))
+        name = prefix.name + LOSS_STARTS
+        said["loss"] = {"on": "target", "starts": name, "tokens": totals["tokens"] - masked}
+    return said
 
 
 def parts_path(prefix: Path) -> Path:
@@ -153,14 +169,14 @@ def _copy(stream: BinaryIO, tokens: BinaryIO, start: int, end: int) -> None:
         start += copied
 
 
-def _copy_provenance(stream: BinaryIO, parts: Sequence[Part]) -> dict[str, int]:
+def _copy_provenance(stream: BinaryIO, parts: Sequence[Part], schema: pa.Schema) -> dict[str, int]:
     """One row group for each part."""
     documents, totals = 0, dict.fromkeys(_TOTALS, 0)
-    with pq.ParquetWriter(stream, PROVENANCE, compression="zstd") as writer:
+    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for part in parts:
             rows = part.read_rows()
             index = pa.array(np.arange(documents, documents + rows.num_rows))
-            rows = rows.append_column("document_index", index).select(PROVENANCE.names).cast(PROVENANCE)
+            rows = rows.append_column("document_index", index).select(schema.names).cast(schema)
             writer.write_table(rows, row_group_size=rows.num_rows)
             documents += rows.num_rows
             for total, name in _TOTALS.items():

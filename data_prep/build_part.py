@@ -5,10 +5,10 @@ What worker processes run. A text that several builds of a pass need is encoded 
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,13 @@ from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact_table
 from data_prep.shards import write_atomic
 from data_prep.storage import open_parquet, read_parquet
+from data_prep.structure import COLUMNS as STRUCTURE
+from data_prep.structure import Piece, pieces_of
 from tokenizer.encode import Encoder
 from tokenizer.special import FIM_ROLES
 
 PROVENANCE_COLUMNS = ["id", "source", "repository", "path", "size_bytes"]
+LOSSES = ("all", "target")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Variant:
         return f"{split}-fim{self.fim_rate}-epoch{self.epoch}"
 
 
+class Encoded(NamedTuple):
+    """Documents of one variant."""
+
+    tokens: np.ndarray
+    """All of them, one document after the other."""
+    lengths: list[int]
+    split: list[bool]
+    """Whether a document is split for fill-in-the-middle."""
+    loss_starts: list[int]
+    """A document's first token whose loss counts: that of its target, 0 where it has none."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that the files of one pass depend on, besides the documents."""
@@ -49,6 +64,7 @@ class Plan:
     encoder_path: Path
     encoder_digest: str
     roles: tuple[tuple[str, str], ...]
+    loss: str = "all"
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,22 +76,26 @@ def _load_encoder(path: Path, digest: str, roles: tuple[tuple[str, str], ...]) -
     return encoder
 
 
-def encode_shard(stream: BinaryIO, plan: Plan, shard: Path, chosen: Path, table_path: Path) -> dict[str, Any]:
+def encode_shard(
+    stream: BinaryIO, plan: Plan, shard: Path, chosen: Path, table_path: Path, structure: Path | None = None
+) -> dict[str, Any]:
     """Shard function: the tokens of one documents shard, for every variant of the plan.
 
     Batch by batch the tokens of one variant after the other; `segments[batch][variant]` counts their bytes. A table
-    beside holds a row per document: the provenance, and for each variant its tokens and whether it was split.
+    beside holds a row per document: the provenance, and for each variant its tokens, whether it was split and, with a
+    plan's loss on targets, where that begins. `structure` is the annotation of the texts' headings and targets.
     """
     encoder = _load_encoder(plan.encoder_path, plan.encoder_digest, plan.roles)
     segments, tables = [], []
-    for table in selected_batches(shard, chosen, plan.split):
-        encoded = encode_documents(encoder, plan, table["id"].to_pylist(), table["text"].to_pylist())
-        segments.append([stream.write(tokens.data) for tokens, _, _ in encoded])
-        kept = table.select(PROVENANCE_COLUMNS)
-        for index, (_, lengths, split) in enumerate(encoded):
-            kept = kept.append_column(f"tokens_{index}", pa.array(lengths, pa.int64()))
-            kept = kept.append_column(f"fim_{index}", pa.array(split, pa.bool_()))
-        tables.append(kept)
+    for table, texts in selected_batches(shard, chosen, plan.split, structure):
+        encoded = encode_documents(encoder, plan, table["id"].to_pylist(), texts)
+        segments.append([stream.write(variant.tokens.data) for variant in encoded])
+        for index, variant in enumerate(encoded):
+            table = table.append_column(f"tokens_{index}", pa.array(variant.lengths, pa.int64()))
+            table = table.append_column(f"fim_{index}", pa.array(variant.split, pa.bool_()))
+            if plan.loss == "target":
+                table = table.append_column(f"loss_start_{index}", pa.array(variant.loss_starts, pa.int32()))
+        tables.append(table)
     rows = sum(table.num_rows for table in tables)
     files = {}
     if tables:
@@ -84,51 +104,74 @@ def encode_shard(stream: BinaryIO, plan: Plan, shard: Path, chosen: Path, table_
     return {"rows": rows, "segments": segments, "files": files}
 
 
-def selected_batches(shard: Path, chosen: Path, split: str) -> Iterator[pa.Table]:
-    """The documents of a shard that are in a split, redacted, a row group (some megabytes of text) at a time.
+def selected_batches(
+    shard: Path, chosen: Path, split: str, structure: Path | None = None
+) -> Iterator[tuple[pa.Table, list[str | list[Piece]]]]:
+    """The documents of a shard that are in a split, a row group (some megabytes of text) at a time.
 
-    Raises `DataError` when the selection's rows are not those of the shard.
+    A table of their provenance, with the size of what is trained on, and their texts, redacted; with a `structure` the
+    pieces of each. Raises `DataError` when the rows of the selection, or of the structure, are not those of the shard.
     """
-    selected = read_parquet(chosen, use_threads=False)
+    beside = {chosen: read_parquet(chosen, use_threads=False)}
+    if structure:
+        beside[structure] = read_parquet(structure, STRUCTURE)
     start = 0
     with open_parquet(shard, pre_buffer=False) as file:
-        if file.metadata.num_rows != selected.num_rows:
-            raise DataError(f"{chosen} has not the rows of {shard}; run `data select` again")
+        for path, table in beside.items():
+            if file.metadata.num_rows != table.num_rows:
+                raise _other_rows(path, shard)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*PROVENANCE_COLUMNS, "text"], use_threads=False)
-            rows = selected.slice(start, table.num_rows)
+            rows = {path: its.slice(start, table.num_rows) for path, its in beside.items()}
             start += table.num_rows
-            if not table["id"].equals(rows["id"].cast(table["id"].type)):
-                raise DataError(f"{chosen} has not the rows of {shard}; run `data select` again")
-            in_split = pc.equal(rows["split"], split)
+            for path, its in rows.items():
+                if not table["id"].equals(its["id"].cast(table["id"].type)):
+                    raise _other_rows(path, shard)
+            in_split = pc.equal(rows[chosen]["split"], split)
             kept = table.filter(in_split)
-            if REDACTIONS in rows.column_names:
-                kept = redact_table(kept, rows[REDACTIONS].filter(in_split).to_pylist())
-            if kept.num_rows:
-                yield kept
+            redacts = REDACTIONS in rows[chosen].column_names
+            spans = rows[chosen][REDACTIONS].filter(in_split).to_pylist() if redacts else [None] * kept.num_rows
+            if not kept.num_rows:
+                continue
+            if structure:
+                yield _in_pieces(kept, rows[structure].filter(in_split), spans)
+            else:
+                kept = redact_table(kept, spans) if redacts else kept
+                yield kept.drop_columns("text"), kept["text"].to_pylist()
+
+
+def _other_rows(path: Path, shard: Path) -> DataError:
+    step = "`data select`" if path.parent.parent.name == "selections" else "the step that makes it"
+    return DataError(f"{path} has not the rows of {shard}; run {step} again")
+
+
+def _in_pieces(
+    kept: pa.Table, structure: pa.Table, spans: Sequence[Sequence[Mapping[str, Any]] | None]
+) -> tuple[pa.Table, list[list[Piece]]]:
+    rows = zip(kept["text"].to_pylist(), structure.to_pylist(), spans, strict=True)
+    pieces = [pieces_of(text, row, found) for text, row, found in rows]
+    sizes = [sum(len(piece.text.encode()) for piece in its) for its in pieces]
+    index = kept.schema.get_field_index("size_bytes")
+    kept = kept.set_column(index, kept.schema.field(index), pa.array(sizes, kept.schema.field(index).type))
+    return kept.drop_columns("text"), pieces
 
 
 def encode_documents(
-    encoder: Encoder, plan: Plan, ids: Sequence[str], texts: Sequence[str]
-) -> list[tuple[np.ndarray, list[int], list[bool]]]:
-    """For each variant: the tokens of all documents, each document's number of them, and whether it was split.
-
-    Every text is encoded once, however many variants need it.
-    """
+    encoder: Encoder, plan: Plan, ids: Sequence[str], texts: Sequence[str | Sequence[Piece]]
+) -> list[Encoded]:
+    """The documents of each variant. Every piece of text is encoded once, however many variants need it."""
     pieces: list[str] = []
     first_piece: dict[tuple[int, int | None], int] = {}  # (document, epoch it is split for) -> its first piece
     layouts = []
     for variant in plan.variants:
         layout = []
         for index, (document_id, text) in enumerate(zip(ids, texts, strict=True)):
-            parts = None
-            if variant.fim_rate:
-                parts = split_document(plan.seed, variant.epoch, document_id, text, variant.fim_rate)
-            key = (index, None if parts is None else variant.epoch)
+            parts, split = _parts_of(plan, variant, document_id, text)
+            key = (index, variant.epoch if split else None)
             if key not in first_piece:
                 first_piece[key] = len(pieces)
-                pieces.extend((text,) if parts is None else parts)
-            layout.append((first_piece[key], parts is not None))
+                pieces.extend(part.text for part in parts)
+            layout.append(_Laid(first_piece[key], [part.role for part in parts], _target_place(parts), split))
         layouts.append(layout)
     tokens, offsets = encoder.encode_batch(pieces)
     bounds = offsets.tolist()
@@ -136,20 +179,47 @@ def encode_documents(
     return [_write_documents(encoder, rows, layout) for layout in layouts]
 
 
-def _write_documents(
-    encoder: Encoder, rows: Sequence[np.ndarray], layout: Sequence[tuple[int, bool]]
-) -> tuple[np.ndarray, list[int], list[bool]]:
-    def marker(role: str) -> np.ndarray:
-        return np.array(encoder.special.require(role), encoder.dtype)
+class _Laid(NamedTuple):
+    """A document: its first piece, the special token before each, the first one of its target, and whether split."""
 
-    eos = marker("eos")
-    markers = [marker(role) for role in FIM_ROLES] if any(split for _, split in layout) else []
-    chunks, lengths = [], []
-    for piece, split in layout:
-        if split:
-            document = [chunk for i, sign in enumerate(markers) for chunk in (sign, rows[piece + i])]
-        else:
-            document = [rows[piece]]
-        chunks += [*document, eos]
-        lengths.append(sum(map(len, document)) + 1)
-    return np.concatenate(chunks), lengths, [split for _, split in layout]
+    first: int
+    roles: list[str | None]
+    target: int | None
+    split: bool
+
+
+def _parts_of(
+    plan: Plan, variant: Variant, document_id: str, text: str | Sequence[Piece]
+) -> tuple[Sequence[Piece], bool]:
+    if not isinstance(text, str):
+        return text, False
+    split = None
+    if variant.fim_rate:
+        split = split_document(plan.seed, variant.epoch, document_id, text, variant.fim_rate)
+    if split is None:
+        return [Piece(None, text)], False
+    return [Piece(role, part) for role, part in zip(FIM_ROLES, split, strict=True)], True
+
+
+def _target_place(parts: Sequence[Piece]) -> int | None:
+    return next((place for place, part in enumerate(parts) if part.is_target), None)
+
+
+def _write_documents(encoder: Encoder, rows: Sequence[np.ndarray], layout: Sequence[_Laid]) -> Encoded:
+    roles = {"eos", *(role for laid in layout for role in laid.roles if role)}
+    markers = {role: np.array(encoder.special.require(role), encoder.dtype) for role in roles}
+    chunks, lengths, loss_starts = [], [], []
+    for laid in layout:
+        length = loss_start = 0
+        for place, role in enumerate(laid.roles):
+            document = [markers[role]] if role else []
+            # The token before a target's first piece says that it begins, and is given.
+            if place == laid.target:
+                loss_start = length + len(document)
+            document.append(rows[laid.first + place])
+            chunks += document
+            length += sum(map(len, document))
+        chunks.append(markers["eos"])
+        lengths.append(length + 1)
+        loss_starts.append(loss_start)
+    return Encoded(np.concatenate(chunks), lengths, [laid.split for laid in layout], loss_starts)

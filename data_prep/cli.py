@@ -218,6 +218,7 @@ def build(
     epochs: Annotated[int, typer.Option(min=1, help="One build for each epoch.")] = 1,
     seed: Annotated[int, typer.Option(help="Of fill-in-the-middle.")] = 1234,
     role: Annotated[list[str] | None, typer.Option(help="ROLE=TOKEN of a tokenizer that is not ours.")] = None,
+    loss: Annotated[str, typer.Option(help="all tokens, or the target of documents that have one.")] = "all",
     engine: Engine = "local",
     engine_option: EngineOption = None,
     workers: Workers = 2,
@@ -241,11 +242,13 @@ def build(
             roles,
             progress,
             chosen,
+            loss,
         )
     for manifest in manifests:
+        counted = f", loss on {manifest['loss']['tokens']:,} of them" if "loss" in manifest else ""
         typer.echo(
             f"{out / manifest['name']}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens "
-            f"of {manifest['size_bytes'] / 1e6:,.2f} MB of text"
+            f"of {manifest['size_bytes'] / 1e6:,.2f} MB of text{counted}"
         )
 
 

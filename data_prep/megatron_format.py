@@ -34,3 +34,11 @@ def write_index(
         offset = int(ends[-1]) if len(some) else offset
     for start in range(0, num_documents + 1, CHUNK):
         stream.write(np.arange(start, min(start + CHUNK, num_documents + 1), dtype="<i8").tobytes())
+
+
+def write_numbers(stream: BinaryIO, count: int, numbers: Iterator[np.ndarray]) -> None:
+    """Writes an `.npy` of `count` int32 numbers, which come some at a time: one for each document of an `.idx`."""
+    header = {"descr": "<i4", "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    for some in numbers:
+        stream.write(some.astype("<i4").tobytes())

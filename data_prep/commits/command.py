@@ -21,6 +21,7 @@ def commits(
         Path | None, typer.Option(help="YAML file: repositories, commits, sample.", dir_okay=False)
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of the changes: unified_diff or search_replace.")] = None,
+    markers: Annotated[str | None, typer.Option(help="Headings in a build: text, or special (tokens).")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Counts the tokens of a sample; default: estimated by bytes.", exists=True)
     ] = None,
@@ -41,7 +42,8 @@ def commits(
         name, equals, path = source.partition("=")
         path = local_path(path if equals else source)
         named.append(CommitSource(path, name if equals else default_name(path)))
-    sample = {"format": format, "tokenizer": str(tokenizer.resolve()) if tokenizer else None, "max_tokens": max_tokens}
+    counter = str(tokenizer.resolve()) if tokenizer else None
+    sample = {"format": format, "markers": markers, "tokenizer": counter, "max_tokens": max_tokens}
     settings = load_config(config, {"sample": {key: value for key, value in sample.items() if value is not None}})
     chosen = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:

@@ -26,3 +26,11 @@ class Lines:
 
     def next_is(self, line: str) -> bool:
         return bool(self) and self._lines[self._at] == line
+
+    def skip(self, prefix: str) -> bool:
+        """Takes `prefix` off the next line, and says whether it was there."""
+        if not prefix or not self.next_starts(prefix):
+            return False
+        self._lines[self._at] = self._lines[self._at][len(prefix) :]
+        self._at += not self._lines[self._at]
+        return True

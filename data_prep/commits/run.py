@@ -16,7 +16,7 @@ from data_prep.commits.history import HistoryTask, write_history
 from data_prep.commits.metadata import load_metadata
 from data_prep.commits.reasons import REASONS
 from data_prep.commits.repositories import CommitSource, Repository, check_sources, choose_repositories
-from data_prep.commits.samples import ANNOTATION, FORMAT, Batch, write_batch
+from data_prep.commits.samples import FORMAT, Batch, write_batch
 from data_prep.commits.settings import CommitsConfig
 from data_prep.documents import list_shards
 from data_prep.engines.base import Engine
@@ -25,7 +25,10 @@ from data_prep.importing import ImportReport, SourcePlan, bring_up_to_date
 from data_prep.shards import ShardTask, fingerprint, lock_directory, remove_shard, run_shards
 from data_prep.sources.base import Drops
 from data_prep.storage import as_path
+from data_prep.structure import ANNOTATION
 from tokenizer.encode import Encoder
+from tokenizer.errors import TokenizerError
+from tokenizer.special import COMMIT_ROLES
 
 Chosen = tuple[Repository, Path, dict[str, Any]]  # with its history and the history's manifest
 
@@ -53,6 +56,7 @@ def import_commits(
             "repositories.min_stars and min_forks need a table of stars and forks: give --metadata, or set both to 0"
         )
     known = load_metadata(metadata) if metadata else None
+    tokenizer = _tokenizer_digest(config)
     with lock_directory(corpus):
         _check_corpus(corpus, [source.name for source in sources], remove)
         drops = {source.name: Drops(config.examples) for source in sources}
@@ -64,7 +68,7 @@ def import_commits(
         histories = _histories(corpus, repositories, config, workers, progress, engine)
         chosen = [entry for entry in histories if _is_chosen(entry, config, drops)]
         copies = find_copies(corpus, [entry[0] for entry in chosen], [entry[1] for entry in chosen], workers)
-        tasks = _tasks(corpus, chosen, copies, config)
+        tasks = _tasks(corpus, chosen, copies, config, tokenizer)
         plans = {name: SourcePlan(tasks.get(name, []), of_source) for name, of_source in drops.items()}
         report = bring_up_to_date(corpus, plans, config.examples, workers, progress, engine, remove, REASONS)
         remove_orphans(annotation_directory(corpus, ANNOTATION), list_shards(corpus))
@@ -120,9 +124,9 @@ def _tasks(
     chosen: Sequence[Chosen],
     copies: Mapping[tuple[int, int], Mapping[str, str]],
     config: CommitsConfig,
+    tokenizer: str | None,
 ) -> dict[str, list[ShardTask]]:
     """Source -> a task for each batch of its repositories' commits."""
-    tokenizer = Encoder.load(config.sample.tokenizer).digest if config.sample.tokenizer else None
     settings = config.model_dump(mode="json", exclude={"repositories": True, "sample": {"tokenizer"}})
     tasks: dict[str, list[ShardTask]] = {}
     for index, (repository, history, manifest) in enumerate(chosen):
@@ -135,3 +139,16 @@ def _tasks(
             task = ShardTask(ledger, inputs, write_batch, (batch, inputs, corpus, config))
             tasks.setdefault(repository.source, []).append(task)
     return tasks
+
+
+def _tokenizer_digest(config: CommitsConfig) -> str | None:
+    """Of the tokenizer that counts, if one does. Raises `TokenizerError` where it lacks special tokens asked for."""
+    if config.sample.tokenizer is None:
+        return None
+    encoder = Encoder.load(config.sample.tokenizer)
+    if config.sample.markers == "special":
+        try:
+            encoder.special.require(*COMMIT_ROLES)
+        except TokenizerError as error:
+            raise TokenizerError(f"{encoder.path}: {error}") from None
+    return encoder.digest

@@ -8,12 +8,24 @@ whose message and target do not fit, or whose message starts with a line over th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from data_prep.commits.settings import SampleSettings
+from data_prep.commits.target import CHANGES
+from data_prep.structure import Heading
 
 Count = Callable[[str], int]
 
-TARGET = "## paths\n"
+HEADINGS = {
+    "commit_message": "## message\n",
+    "commit_readme": "## readme ",
+    "commit_tree": "## tree\n",
+    "commit_file": "## file ",
+    "commit_paths": "## paths\n",
+    "commit_changes": CHANGES,
+}
+"""Role of the special token that may stand for it -> heading of a part, as text."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +43,16 @@ class Sample:
     """`text[target_start:]` is the target; `cut` says which parts are shorter than they were, or not there."""
 
     text: str
+    headings: tuple[Heading, ...]
     target_start: int
     tokens: int
     cut: tuple[str, ...]
+
+
+class _Part(NamedTuple):
+    role: str
+    text: str
+    """What follows the heading."""
 
 
 def bytes_counter(bytes_per_token: float) -> Count:
@@ -53,33 +72,53 @@ def write_sample(context: Context, target: str, settings: SampleSettings, count:
 
 def _within(budget: int, context: Context, target: str, settings: SampleSettings, count: Count) -> Sample | None:
     cut: list[str] = []
+    tokens_of = partial(_tokens, settings.markers, count)
     message = _shortened("message", context.message, settings.message_tokens, count, cut)
-    head, end = f"## message\n{_line(message)}", f"{TARGET}{target}"
-    left = budget - count(head) - count(end)
+    parts = [_Part("commit_message", _line(message))]
+    end = _target_parts(target)
+    left = budget - tokens_of(parts) - tokens_of(end)
     if left < 0 or not message:
         return None
-    parts = [head]
     for name, title, text, most in _parts(context, settings):
-        title_tokens = count(title)
+        title_tokens = tokens_of([title])
         shown = _shortened(name, text, min(most, left - title_tokens), count, cut)
         if shown:
-            part = f"{title}{_line(shown)}"
-            parts.append(part)
+            parts.append(title._replace(text=f"{title.text}{_line(shown)}"))
             left -= title_tokens + count(_line(shown))
-    text = "".join(parts)
-    whole = text + end
-    return Sample(whole, len(text) + len(TARGET), count(whole), tuple(cut))
+    return _joined([*parts, *end], tokens_of([*parts, *end]), tuple(cut))
 
 
-def _parts(context: Context, settings: SampleSettings) -> list[tuple[str, str, str, int]]:
+def _tokens(markers: str, count: Count, parts: Sequence[_Part]) -> int:
+    """A special token is one, and a border that no other token crosses."""
+    if markers == "special":
+        return sum(1 + count(text) for _, text in parts)
+    return count("".join(HEADINGS[role] + text for role, text in parts))
+
+
+def _target_parts(target: str) -> list[_Part]:
+    start = target.index(f"\n{CHANGES}") + 1  # no path has a line end
+    return [_Part("commit_paths", target[:start]), _Part("commit_changes", target[start + len(CHANGES) :])]
+
+
+def _joined(parts: Sequence[_Part], tokens: int, cut: tuple[str, ...]) -> Sample:
+    texts, headings, length = [], [], 0
+    for role, text in parts:
+        headings.append(Heading(role, length, length + len(HEADINGS[role])))
+        texts += [HEADINGS[role], text]
+        length += len(HEADINGS[role]) + len(text)
+    (target_start,) = (heading.end for heading in headings if heading.role == "commit_paths")
+    return Sample("".join(texts), tuple(headings), target_start, tokens, cut)
+
+
+def _parts(context: Context, settings: SampleSettings) -> list[tuple[str, _Part, str, int]]:
     """(name, title, text, most tokens) in the order in which they are granted room."""
     parts = []
     if context.readme:
         path, text = context.readme
-        parts.append(("readme", f"## readme {path}\n", text, settings.readme_tokens))
-    parts.append(("tree", "## tree\n", context.tree, settings.tree_tokens))
+        parts.append(("readme", _Part("commit_readme", f"{path}\n"), text, settings.readme_tokens))
+    parts.append(("tree", _Part("commit_tree", ""), context.tree, settings.tree_tokens))
     for number, (path, text) in enumerate(context.files, 1):
-        parts.append((f"file {number}", f"## file {path}\n", text, settings.file_tokens))
+        parts.append((f"file {number}", _Part("commit_file", f"{path}\n"), text, settings.file_tokens))
     return parts
 
 

@@ -26,10 +26,10 @@ from data_prep.languages import UNKNOWN, detect
 from data_prep.shards import ShardTask, write_shard
 from data_prep.sources.base import Drops
 from data_prep.storage import read_parquet
+from data_prep.structure import ANNOTATION, HEADINGS
 from tokenizer.encode import Encoder
 
-FORMAT = "data_prep.commits/1"
-ANNOTATION = "commits"
+FORMAT = "data_prep.commits/2"
 # A target of more characters than this for each token is not counted: no tokenizer makes so few tokens of a diff.
 _MOST_CHARACTERS = 64
 FACTS = pa.schema(
@@ -41,6 +41,8 @@ FACTS = pa.schema(
         pa.field("files_changed", pa.int32()),
         pa.field("left_out", pa.list_(pa.string())),
         pa.field("format", pa.string()),
+        pa.field("markers", pa.string()),
+        pa.field("headings", HEADINGS),
         pa.field("target_start", pa.int64()),
         pa.field("target_start_bytes", pa.int64()),
         pa.field("tokens", pa.int32()),
@@ -108,7 +110,8 @@ def _write_facts(stream: BinaryIO, facts: list[dict[str, Any]], counters: dict[s
         "author_is_bot": pc.sum(table["author_is_bot"]).as_py() or 0,
         **{name: pc.sum(pc.greater(pc.list_value_length(table[name]), 0)).as_py() or 0 for name in ("left_out", "cut")},
     }
-    return write_table(stream, table, {**counters, "counts": counts})
+    special = pc.sum(pc.equal(table["markers"], "special")).as_py() or 0
+    return write_table(stream, table, {**counters, "counts": counts, "special_markers": special})
 
 
 def _tally(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -199,6 +202,8 @@ class Maker:
             "files_changed": len(changes) + len(left_out),
             "left_out": [f"{one.reason} {one.path}" for one in left_out],
             "format": settings.format,
+            "markers": settings.markers,
+            "headings": [heading._asdict() for heading in sample.headings],
             "target_start": sample.target_start,
             "target_start_bytes": len(sample.text[: sample.target_start].encode()),
             "tokens": sample.tokens,

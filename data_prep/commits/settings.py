@@ -68,6 +68,8 @@ class SampleSettings(Settings):
     format: Literal["unified_diff", "search_replace"] = "unified_diff"
     context_lines: int = Field(3, ge=0)
     """Of a unified diff."""
+    markers: Literal["text", "special"] = "text"
+    """What a build makes of the headings between parts: text, or special tokens, which its tokenizer must have."""
     bytes_per_token: float = Field(3.3, gt=0)
     """By which tokens are estimated, where there is no tokenizer to count them with."""
     tokenizer: str | None = None

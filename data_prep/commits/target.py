@@ -10,7 +10,8 @@
 
 A line for each file: A (added), M (modified), D (deleted) or R (renamed), then its paths, tabs between. What follows
 are the files whose texts differ, each with its hunks, or, as search/replace, `--- path` with its blocks. A deleted
-file, and one that is renamed as it is, has nothing there.
+file, and one that is renamed as it is, has nothing there. Where headings are special tokens, the string of one stands
+in the place of `## changes` and its line end, as a model's answer reads when it is decoded.
 """
 
 import math
@@ -22,6 +23,7 @@ from data_prep.commits.changes import Change
 from data_prep.commits.reader import Lines
 from data_prep.commits.unified import apply_hunks, write_hunks
 from data_prep.errors import DataError
+from tokenizer.special import STRINGS
 
 CHANGES = "## changes\n"
 NOWHERE = "/dev/null"
@@ -69,16 +71,18 @@ class Applied:
     gone: frozenset[str]
 
 
-def apply_target(target: str, before: Callable[[str], str], format: str) -> Applied:
+def apply_target(
+    target: str, before: Callable[[str], str], format: str, marker: str = STRINGS["commit_changes"]
+) -> Applied:
     """Applies a target, such as one that a model wrote, to a snapshot: `before(path)` is the text of a file in it.
 
-    Raises `DataError` saying what does not fit.
+    `marker` is the string of the special token that may stand for the heading of the changes. A line of paths starts
+    with one letter and a tab, so neither can be taken for one. Raises `DataError` saying what does not fit.
     """
     lines = Lines(target)
     rows = []
-    while not lines.next_is(CHANGES):
-        rows.append(_parsed(lines.take(f"a target must have the line {CHANGES.strip()}")))
-    lines.take()
+    while not (lines.skip(CHANGES) or lines.skip(marker)):
+        rows.append(_parsed(lines.take(f"a target must have the line {CHANGES.strip()}, or {marker}")))
     sources = {paths[-1]: None if kind == "A" else paths[0] for kind, paths in rows if kind != "D"}
     edited: dict[str, str] = {}
     while lines:

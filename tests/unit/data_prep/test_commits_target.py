@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_prep.commits.changes import Change, lines_of, read_changes
 from data_prep.commits.target import Applied, apply_target, write_target
 from data_prep.errors import DataError
+from tokenizer.special import STRINGS
 
 FORMATS = ("unified_diff", "search_replace")
 # Lines that are signs of one format or the other, line ends that are none, and few enough that they repeat.
@@ -18,7 +19,7 @@ FORMATS = ("unified_diff", "search_replace")
 LINES = st.sampled_from([
     "a", "b", "", " ", "é\r", "\u2028", "<<<<<<< SEARCH", "=======", "========", "======= (no newline)", "======= x",
     ">>>>>>> REPLACE", ">>>>>>> REPLACE (no newline)", "--- a/f", "+++ b/f", "@@ -1 +1 @@", "## changes", "M\tf",
-    "\\ No newline at end of file",
+    "\\ No newline at end of file", STRINGS["commit_changes"], STRINGS["commit_paths"] + "M\tf",
 ])
 # fmt: on
 TEXTS = st.builds(
@@ -33,6 +34,12 @@ def test_lines_joined_are_the_text(text):
     assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines[:-1])
 
 
+def as_decoded(target: str) -> str:
+    """The target as it reads when its heading was a special token."""
+    rows, _, edits = target.partition("\n## changes\n")
+    return f"{rows}\n{STRINGS['commit_changes']}{edits}"
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), st.integers(0, 3), st.sampled_from(FORMATS))
 def test_any_change_of_texts(texts, context_lines, format):
@@ -41,7 +48,8 @@ def test_any_change_of_texts(texts, context_lines, format):
     changes = [Change(path, path, before[path], after[path]) for path in before]
     target = write_target(changes, format, context_lines)
     changed = {path: text for path, text in after.items() if text != before[path]}
-    assert apply_target(target, before.__getitem__, format) == Applied(changed, frozenset())
+    for said in (target, as_decoded(target)):
+        assert apply_target(said, before.__getitem__, format) == Applied(changed, frozenset())
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,9 +63,11 @@ def test_added_deleted_and_renamed_files(old, new, format):
         Change("same", "moved"),
         Change("chain", "from"),  # takes the place of another that is renamed
     ]
-    applied = apply_target(write_target(changes, format, 3), before.__getitem__, format)
-    assert applied.files == {"added": new, "to": new, "moved": old, "from": new}
-    assert applied.gone == {"gone", "same", "chain"}
+    target = write_target(changes, format, 3)
+    for said in (target, as_decoded(target)):
+        applied = apply_target(said, before.__getitem__, format)
+        assert applied.files == {"added": new, "to": new, "moved": old, "from": new}
+        assert applied.gone == {"gone", "same", "chain"}
 
 
 @settings(max_examples=200, deadline=None)

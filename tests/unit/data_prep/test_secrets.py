@@ -167,8 +167,8 @@ def test_a_build_gets_redacted_texts_and_their_sizes(corpus):
     rows = []
     for shard in list_shards(corpus):
         for split in ("train", "held_out"):
-            for table in selected_batches(shard, corpus / "selections/every" / shard.name, split):
-                rows += table.to_pylist()
+            for table, found in selected_batches(shard, corpus / "selections/every" / shard.name, split):
+                rows += table.append_column("text", pa.array(found)).to_pylist()
     assert {row["text"] for row in rows} == texts(corpus, "every")
     assert all(row["size_bytes"] == len(row["text"].encode()) for row in rows)
     originals = [row for shard in list_shards(corpus) for row in pq.read_table(shard).to_pylist()]
