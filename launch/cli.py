@@ -11,6 +11,7 @@ from rich.console import Console
 
 from data_prep.cli import app as data_app
 from data_prep.errors import DataError
+from launch.quickstart_command import quickstart
 from launch.slurm.cli import app as slurm_app
 from megatron_seed.cli import app as training_app
 from megatron_seed.cli import data_app as builds_app
@@ -33,24 +34,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(slurm_app, name="launch")
 
 
-@app.command()
-def quickstart(
-    corpus: Annotated[
-        Path | None, typer.Option(help="Folder of repositories; default: this Python's library and packages.")
-    ] = None,
-    run_dir: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/quickstart"),
-    cap_bytes: Annotated[int, typer.Option(min=1, help="Take at most this much raw code.")] = 48_000_000,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value change of the recipe; repeatable.")] = None,
-) -> None:
-    """Raw code in, Hugging Face model out: the whole flow on a small corpus. Started again, it goes on."""
-    from launch.quickstart import QuickstartConfig
-    from launch.quickstart import quickstart as run
-    from launch.summary import print_summary
-
-    console = Console()
-    overrides = tuple(set_ or ())
-    results = run(QuickstartConfig(run_dir, corpus, cap_bytes, overrides=overrides), console)
-    print_summary(results, run_dir, console)
+app.command()(quickstart)
 
 
 @app.command()

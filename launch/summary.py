@@ -19,7 +19,7 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
     console.print(_data(results["data"]))
     console.print(_training(results))
     for sample in results["samples"]:
-        console.print(_sample(sample))
+        console.print(sample_panel(sample))
     for check in results["export"]["checks"]:
         console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
     console.print()
@@ -65,7 +65,8 @@ def _training(results: dict[str, Any]) -> Table:
     return table
 
 
-def _sample(sample: dict[str, str]) -> Panel:
+def sample_panel(sample: dict[str, str]) -> Panel:
+    """What was given, and in bold what the model wrote."""
     text = Text(sample["prefix"], style="dim") + Text(visible(sample["output"]), style="bold")
     if "suffix" in sample:
         text += Text(sample["suffix"], style="dim")

@@ -21,14 +21,17 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def waterfall_chart(steps: Sequence[Step]) -> dict[str, Markup] | None:
-    """Bars of documents: every level from zero, every drop where it leaves the level before it. None without steps."""
+def waterfall_chart(steps: Sequence[Step], name: str = "waterfall") -> dict[str, Markup] | None:
+    """Bars of documents: every level from zero, every drop where it leaves the level before it. None without steps.
+
+    `name` tells it from other charts of a page.
+    """
     if not steps or not steps[0].documents:
         return None
     first, last = steps[0], steps[-1]
     text = f"From {count(first.documents)} {first.label} to {count(last.documents)} {last.label}; listed in the table."
     heights = {"wide": 26 * len(steps) + 12, "narrow": 42 * len(steps) + 12}
-    return render("waterfall", "What was found, dropped and kept", text, heights, partial(_draw_waterfall, steps))
+    return render(name, "What was found, dropped and kept", text, heights, partial(_draw_waterfall, steps))
 
 
 def _draw_waterfall(steps: Sequence[Step], figure: Figure, narrow: bool) -> None:

@@ -22,14 +22,15 @@ def write_page(about: Mapping[str, Any], measured: Mapping[str, Any], folder: Pa
     """Writes `report.json` and `report.html` into `folder`; returns the page. `measured`: see `measure`."""
     write_json(folder / "report.json", {**about, "measured": measured})
     page = environment(Path(__file__).parent).get_template("report.html.j2")
-    html = page.render(about=about, measured=measured, box=_box_plot(measured))
+    html = page.render(about=about, measured=measured, box=box_plot(measured))
     write_atomic(folder / "report.html", lambda stream: stream.write(html.encode()))
     return folder / "report.html"
 
 
-def _box_plot(measured: Mapping[str, Any]) -> dict[str, Markup]:
+def box_plot(measured: Mapping[str, Any], name: str = "boxes") -> dict[str, Markup]:
+    """What was predicted for each true score; `name` tells it from other charts of a page."""
     text = f"{count(measured['files'])} files; what was predicted for each true score, listed in the table."
-    return render("boxes", "Predicted score by true score", text, _HEIGHTS, partial(_draw, measured["classes"]))
+    return render(name, "Predicted score by true score", text, _HEIGHTS, partial(_draw, measured["classes"]))
 
 
 def _draw(classes: Mapping[int, Mapping[str, Any]], figure: Figure, narrow: bool) -> None:

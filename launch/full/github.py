@@ -78,7 +78,7 @@ def _prepare(config: FullConfig, corpus: Path) -> dict[str, Any]:
     with bars() as progress:
         import_documents(sources_of(config), corpus, limits, config.workers, progress)
         found = deduplicate(corpus, config.workers, progress)
-        specs = [AnnotatorSpec(name) for name in ("syntax", "signs", "licence", "secrets")]
+        specs = [AnnotatorSpec(name) for name in ("syntax", "signs", "licence", "secrets", "structure")]
         specs.append(AnnotatorSpec.of("decontamination", benchmarks=benchmark_files(config.benchmarks)))
         annotate(corpus, specs, config.workers, progress=progress)
         rated = select(corpus, RATED, _config("file", quality=False), progress, config.workers)

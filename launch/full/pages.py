@@ -126,18 +126,18 @@ def _pydoc(most: int) -> Iterator[Page]:
     if not most:
         return
     modules = sorted(sys.stdlib_module_names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    command = [sys.executable, "-I", "-c", _RENDER, str(most), *modules]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as child:
+    command = [sys.executable, "-sP", "-c", _RENDER, str(most), *modules]
+    # Pages show values of modules: the environment's are nobody's business, and sets are to have one order.
+    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {"PYTHONHASHSEED": "0"}}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **quiet) as child:
         for line in child.stdout:
             name, size = line.split()
             yield Page(_url("pydoc", "pydoc", f"{name.decode()}.html"), child.stdout.read(int(size)))
 
 
-# Prints name, size and page of each module. Modules that act when they are imported are left out.
+# Prints name, size and page of each module, without addresses. Modules that act when they are imported are left out.
 _RENDER = """
-import importlib, io, os, pydoc, sys
+import importlib, os, pydoc, re, sys
 out = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
 left = int(sys.argv[1])
@@ -148,7 +148,8 @@ for name in sys.argv[2:]:
         continue
     try:
         module = importlib.import_module(name)
-        page = pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(module, name)).encode()
+        page = pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(module, name))
+        page = re.sub(r" at 0x[0-9a-f]+", "", page).encode()
     except BaseException:
         continue
     left -= 1

@@ -16,6 +16,9 @@ from launch.full.settings import FullConfig
 from launch.stages import Stages
 
 ORACLE = "oracle"
+_TOLD = (
+    "rows", "scored", "histogram", "labels", "problems", "examples", "model", "prompt", "input_tokens", "output_tokens",
+)  # fmt: skip
 HELD_OUT_SHARE = 0.2
 """Of the rated repositories, those that the scorer is measured on; ours, for a sample as small as this one."""
 
@@ -25,7 +28,7 @@ class Sample:
     """What is rated: files in all, their languages in proportion, out of a selection, asked with a prompt."""
 
     files: int
-    selection: str
+    selection: str | None
     prompt: str
     counts: Mapping[str, int] | None = None
     """None: the report's."""
@@ -40,7 +43,7 @@ def rate_and_score(
     measured) and `digest` of the scores.
     """
     asked = [made_of, vars(sample), config.oracle_url, config.oracle_model]
-    oracle = stages.run(f"{name} oracle", asked, lambda: _rate(config, corpus, sample))
+    oracle = stages.run(f"{name} oracle", asked, lambda: ask(config, corpus, ORACLE, sample))
     scorer = config.run_dir / "scorers" / name
     measured = stages.run(f"{name} scorer", [asked, oracle["digest"]], lambda: _train(corpus, scorer), made=scorer)
     scored = stages.run(f"{name} scores", [asked, measured["digest"]], lambda: _score(config, corpus, scorer))
@@ -57,26 +60,25 @@ def _endpoint(config: FullConfig) -> Iterator[dict[str, Any]]:
             yield {"url": url}
 
 
-def _rate(config: FullConfig, corpus: Path, sample: Sample) -> dict[str, Any]:
+def ask(config: FullConfig, corpus: Path, name: str, sample: Sample) -> dict[str, Any]:
+    """Has a sample of a corpus rated or labelled as the oracle's `name`; returns what its manifest says."""
     from data_prep.oracle.run import run_oracle
     from data_prep.oracle.settings import load_settings
 
-    chosen = {"files": sample.files, "selection": sample.selection, "counts": sample.counts}
     with _endpoint(config) as endpoint, bars() as progress:
         settings = load_settings(
             None,
             {
                 "prompt": sample.prompt,
-                "sample": {key: value for key, value in chosen.items() if value is not None},
+                "sample": {"files": sample.files, "selection": sample.selection, "counts": sample.counts},
                 "request": {"model": config.oracle_model or stand_in.MODEL},
-                "endpoint": {key: value for key, value in endpoint.items() if value is not None},
+                "endpoint": endpoint,
                 "keep_explanations": True,
             },
         )
-        manifest = run_oracle(corpus, ORACLE, settings, progress, config.workers)
-    keys = ("rows", "scored", "histogram", "problems", "examples", "model", "prompt", "input_tokens", "output_tokens")
+        manifest = run_oracle(corpus, name, settings, progress, config.workers)
     return {
-        **{key: manifest.get(key) for key in keys},
+        **{key: manifest.get(key) for key in _TOLD},
         "languages": manifest["sample"]["languages"],
         "stand_in": config.oracle_url is None,
         "digest": manifest["sha256"],

@@ -29,7 +29,7 @@ def full(config: FullConfig, console: Console) -> dict[str, Any]:
         found, categories = _prepare(config, recipe, stages)
         built = prepare_builds(config, recipe, stages, categories)
         trained = train_and_export(config, stages, found["commits"]["prompt"])
-        return {
+        results = {
             "name": "quickstart --full",
             **found,
             **built,
@@ -38,6 +38,10 @@ def full(config: FullConfig, console: Console) -> dict[str, Any]:
             "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "seconds": stages.seconds(),
         }
+        from launch.full.report import write_report
+
+        write_report(config, results)
+    return results
 
 
 def _greet(config: FullConfig, console: Console) -> None:

@@ -22,6 +22,8 @@ class FullConfig:
     """Rated by the oracle, of the code."""
     oracle_pages: int = 400
     """And of the web pages."""
+    labelled_pages: int = 800
+    """Pages that the oracle labels, once by whether they are about code and once by their kind of site."""
     history: Path | None = None
     """A Git repository whose commits are taken; None: see `launch.full.history`."""
     commits: int = 600

@@ -1,11 +1,11 @@
 """A stand-in for the oracle: an OpenAI-compatible endpoint that rates by rules, where no large model is at hand.
 
-It is no language model, and the report of a run says so. What it rates depends on what a file holds, and nothing tells
-the scorer how, so that everything around it works as with a real one. Python is judged by its syntax tree (docstrings,
-length and branches of functions, short names), other languages by comments, length of blocks and depth; both by
-repeated lines, literals and notes of unfinished work; generated files and those of literals get 0. Pages are judged by
-sentences, code, headings, links and phrases of licences and menus. A noise that follows from the model's name and the
-text, with a standard deviation of 0.7, stands for what a model says once so and once otherwise.
+It is no language model, and the report of a run says so. What it says depends on what a text holds, and nothing tells a
+scorer or classifier how, so that everything around it works as with a real one. Python is judged by its syntax tree
+(docstrings, length and branches of functions, short names), other languages by comments, length of blocks and depth;
+both by repeated lines, literals and notes of unfinished work; generated files and those of literals get 0. Pages are
+judged by sentences, code, headings, links and phrases of licences and menus. A noise that follows from the model's name
+and the text, with a standard deviation of 0.7, stands for what a model says once so and once otherwise.
 """
 
 import ast
@@ -26,6 +26,11 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BRANCHES = (ast.If, ast.For, ast.While, ast.Try)
 _LEGAL = re.compile(
     r"without warranty|all rights reserved|redistribut|hereby granted|liab(?:le|ility)|copyright|trademark", re.I
+)
+_CODE = re.compile(
+    r"\w+\(|\w\.\w+\b(?=[(.\[])|::|->|[{};]\s*$|^\s*(?:>>> |\$ )|\b(?:def|class|fn|struct|impl|import|return|param"
+    r"|module|function|method|compiler?|API|XML|HTML|JSON|stdin|argv|async|const|void|int|str|bool)\b",
+    re.M,
 )
 _MENU = re.compile(r"\b(?:next|previous|home|index|search|up|contents|login|sign in|cookies?)\b", re.I)
 
@@ -73,11 +78,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _answer(content: str, model: str) -> str:
+    """To the shipped prompts: quality of files and of pages, whether a page is about code, what its site is."""
     mark = _MARK.search(content)
     _, text, _ = content.split(f"\n{mark[0]}\n")
-    found = _FILE.search(content[: mark.start()])
-    rating = rate(found[1], text, model) if found else rate_page(text, model)
-    return f"Judged as {found[1] if found else 'a page'} by what is in it.\n\nRating: [[{rating}]]"
+    question = content[: content.index(mark[0])]
+    if found := _FILE.search(question):
+        return f"Judged as {found[1]} by what is in it.\n\nRating: [[{rate(found[1], text, model)}]]"
+    if "have to do with code?" in question:
+        return f"Judged by its words.\n\nLabel: [[{'code' if is_about_code(text) else 'other'}]]"
+    if "kind of site" in question:
+        return f"Judged by its words.\n\nLabel: [[{site_category(text)}]]"
+    return f"Judged as a page by what is in it.\n\nRating: [[{rate_page(text, model)}]]"
 
 
 def rate(language: str, text: str, draw: str) -> int:
@@ -111,6 +122,27 @@ def rate_page(text: str, draw: str) -> int:
     score -= min(4.0, 150 * len(_LEGAL.findall(text)) / len(words))
     score -= min(2.0, 20 * len(_MENU.findall(text)) / len(words))
     return _rating(score, draw, text)
+
+
+def is_about_code(text: str) -> bool:
+    """Whether signs of code are more frequent than words of licences."""
+    words = max(1, len(re.findall(r"\w+", text)))
+    return len(_CODE.findall(text)) / words > max(0.02, 2 * len(_LEGAL.findall(text)) / words)
+
+
+def site_category(text: str) -> str:
+    """One of the categories of the shipped prompt `site_category` that what is installed on a machine can be of."""
+    lines = [line for line in text.split("\n") if line.strip()] or [""]
+    words = max(1, len(re.findall(r"\w+", text)))
+    if len(_LEGAL.findall(text)) / words > 0.01:
+        return "other"
+    if sum(len(line.split()) < 4 for line in lines) / len(lines) > 0.75 and words < 1500:
+        return "listing"
+    if re.search(r"\b(?:pip|npm|cargo|apt) install\b|\bbadges?\b|\bpull requests?\b", text, re.I):
+        return "repository"
+    if len(_CODE.findall(text)) / words > 0.08:
+        return "reference"
+    return "tutorial" if re.search(r"\bstep \d|\bfirst,|\blet us\b|\blet's\b", text, re.I) else "documentation"
 
 
 def _rating(score: float, draw: str, text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ _SHIPPED_BUILDS = Path("runs/quickstart-full/builds")
 _OF_A_BLEND = re.compile(r"phases\.\d+\.blend\b")
 
 
-def recipe_of(config: FullConfig, values: list[str] | None = None) -> Recipe:
-    """The shipped recipe with `values`, this machine's precision and layout, and what the user asked for."""
+def recipe_of(config: FullConfig, values: Sequence[str] = ()) -> Recipe:
+    """The shipped recipe with this machine's precision and layout, what the user asked for, and `values`."""
     from megatron_seed.runtime import device
 
     gpu = ["precision=bf16", f"layout.tensor_parallel={min(2, device.count())}"] if device.has_gpu() else []
-    return load_recipe(RECIPE, [*(values or []), *gpu, *config.overrides])
+    return load_recipe(RECIPE, [*gpu, *config.overrides, *values])
 
 
 def train_and_export(config: FullConfig, stages: Stages, commit_prompt: str | None) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""The page of `quickstart --full`: a section for each step of the report, no script, nothing loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.report.environment import environment, parts
+from data_prep.report.formats import count, decimal
+from data_prep.report.tiles import Tile
+from data_prep.shards import write_atomic
+from launch.full import commits, github
+from launch.full.report.charts import held_out_chart, loss_chart
+from launch.full.report.facts import corpus_facts, infilling_example, write_corpus_pages
+from launch.full.settings import FullConfig
+from launch.report.summary import layout, model_facts
+
+TOP = 8
+_QUALITY = ("oracle", "scorer", "scores", "selection")
+_CHAPTERS = {
+    "github": ("packages", "github", *(f"github {stage}" for stage in _QUALITY)),
+    "commits": ("history", "commits"),
+    "web": ("pages", "web", "web recall", "web categories", *(f"web {stage}" for stage in _QUALITY)),
+    "subset": ("high quality",),
+    "long_context": ("long context", "long files"),
+    "training": ("tokenizer", "builds", "train"),
+    "evaluation": ("export", "generate"),
+}
+"""Section of the page -> the stages that are told there."""
+
+
+def write_report(config: FullConfig, results: dict[str, Any]) -> Path:
+    """Writes `report.html` and a page for each corpus into the run folder; returns the first.
+
+    `results`: what the stages returned. Everything else is read from the run folder. Raises `DataError`, `OSError`.
+    """
+    page = render_page(config, results).encode("utf-8")
+    path = config.run_dir / "report.html"
+    write_atomic(path, lambda stream: stream.write(page))
+    return path
+
+
+def render_page(config: FullConfig, results: dict[str, Any]) -> str:
+    """The page as text. All text in it is taken as untrusted."""
+    run = config.run_dir
+    code = corpus_facts(0, github.corpus_of(config), github.KEPT, results["github"]["quality"])
+    named = {
+        "github": (github.corpus_of(config), github.KEPT),
+        "commits": (commits.corpus_of(config), commits.TRAINED_ON),
+    }
+    links = write_corpus_pages(run, named)
+    template = environment(Path(__file__).parent).get_template("full.html.j2")
+    page = template.render(
+        results=results,
+        tiles=_tiles(results),
+        code=code,
+        matches=parts((code["contamination"] or {}).get("matches", []), TOP),
+        links=links,
+        infilling=infilling_example(run / "builds" / "github", _infilled(results), run / "tokenizer"),
+        charts={"loss": loss_chart(results["training"]), "held_out": held_out_chart(results["training"])},
+        model_facts=model_facts(results["training"]["model"]),
+        layout=layout(results["training"]),
+        sources=_held_out_sources(results["training"]),
+        seconds=_seconds(results["seconds"]),
+        bytes_per_token=_bytes_per_token(results),
+    )
+    return page.strip() + "\n"
+
+
+def _corpora(config: FullConfig) -> dict[str, tuple[Path, str]]:
+    """Each corpus and the selection that its own page shows."""
+    return {
+        "github": (github.corpus_of(config), github.KEPT),
+        "commits": (commits.corpus_of(config), commits.TRAINED_ON),
+    }
+
+
+def _infilled(results: dict[str, Any]) -> str:
+    """The build of the code with the most infilling."""
+    own = [build for build in results["builds"] if build["category"] == "github" and build["split"] == "train"]
+    return max(own, key=lambda build: build["fim"]["rate"])["name"]
+
+
+def _bytes_per_token(results: dict[str, Any]) -> float:
+    own = next(build for build in results["builds"] if build["name"] == _infilled(results))
+    return own["size_bytes"] / own["tokens"]
+
+
+def _seconds(taken: dict[str, float]) -> dict[str, float]:
+    """Chapter -> what its stages took together."""
+    return {name: sum(taken.get(stage, 0.0) for stage in stages) for name, stages in _CHAPTERS.items()}
+
+
+def _held_out_sources(training: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(point["source"] for point in training["held_out"]))
+
+
+def _tiles(results: dict[str, Any]) -> list[Tile]:
+    training, code = results["training"], results["github"]
+    phases = training["phases"]
+    documents = sum(found["documents"] for found in code["left"].values())
+    first, last = phases[0]["sequence_length"], phases[-1]["sequence_length"]
+    passed = sum(check["passed"] is True for check in results["export"]["checks"])
+    checks = len(results["export"]["checks"])
+    entropy = training["unigram_entropy"].get("github")
+    loss = phases[-1]["held_out"].get("github", {}).get("loss")
+    mood = "" if None in (loss, entropy) else "good" if loss < entropy else "bad"
+    measured = code["quality"]["scorer"]["measured"]
+    guess, steps = decimal(measured["mean_predictor_mae"]), count(training["steps"])
+    proof = f"{passed} of {checks} checks that the Hugging Face model equals the trained one have passed."
+    proven = passed == checks
+    return [
+        Tile("Files of code", count(documents), "kept", "After duplicates, signs, benchmarks and the lowest tenth."),
+        Tile("Scorer", decimal(measured["mae"]), "mean absolute error", f"Always saying the mean gives {guess}."),
+        Tile("Trained on", count(training["tokens"]), "tokens", f"In {len(phases)} phases, {steps} steps."),
+        Tile("Context", f"{count(first)} → {count(last)}", "tokens", f"{last / first:g} times as long in the end."),
+        Tile("Held-out code", decimal(loss), "nats per token", f"Frequencies alone give {decimal(entropy)}.", mood),
+        Tile("Export", "Proven" if proven else "Not proven", "", proof, "good" if proven else "bad"),
+    ]

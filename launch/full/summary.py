@@ -1,0 +1,39 @@
+"""The numbers of `quickstart --full` on a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.report.formats import count, decimal, duration
+from launch.summary import sample_panel
+
+
+def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> None:
+    """What each phase read and taught, what was proved, and where to look."""
+    console.print()
+    console.print(_phases(results["training"]))
+    for sample in results["samples"]:
+        console.print(sample_panel(sample))
+    for check in results["export"]["checks"]:
+        console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
+    console.print(f"\n{duration(sum(results['seconds'].values()))} in all")
+    for name, path in (("model", f"{run_dir / 'hf'}/   (transformers loads it)"), ("report", run_dir / "report.html")):
+        # Unbroken, to be copied.
+        console.print(f"{name:<8}{path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _phases(training: dict[str, Any]) -> Table:
+    sources = list(dict.fromkeys(point["source"] for point in training["held_out"]))
+    table = Table(title="Phases", title_justify="left", title_style="bold", box=None)
+    table.add_column("phase")
+    for name in ("context", "rate", "tokens", *(f"held out: {source}" for source in sources)):
+        table.add_column(name, justify="right")
+    for phase in training["phases"]:
+        losses = [decimal(phase["held_out"].get(source, {}).get("loss"), 3) for source in sources]
+        rate = f"{phase['learning_rate']:.2e}"
+        table.add_row(phase["name"], count(phase["sequence_length"]), rate, count(phase["tokens"]), *losses)
+    return table
