@@ -66,7 +66,18 @@ class TextClassifier:
         text: TextSettings | None = None,
         folder: Path | None = None,
     ) -> "TextClassifier":
-        """Trains on texts, one label each; texts are read once, some hundred in memory.
+        """Trains on texts, one label each; see `train_pairs`."""
+        return cls.train_pairs(zip(texts, labels, strict=True), settings, text, folder)
+
+    @classmethod
+    def train_pairs(
+        cls,
+        pairs: Iterable[tuple[str, str]],
+        settings: ModelSettings | None = None,
+        text: TextSettings | None = None,
+        folder: Path | None = None,
+    ) -> "TextClassifier":
+        """Trains on pairs of a text and its label; they are read once, some hundred in memory.
 
         The prepared lines lie in `folder` (None: the system's for temporary files) until it is done. Texts of one label
         are best not all together: fastText reads them in the order given. Raises `DataError` for fewer than two labels.
@@ -74,7 +85,7 @@ class TextClassifier:
         settings, text = settings or ModelSettings(), text or TextSettings()
         with tempfile.TemporaryDirectory(prefix="classify-", dir=folder) as scratch:
             lines = Path(scratch) / "lines.txt"
-            names = _write_lines(lines, texts, labels, text)
+            names = _write_lines(lines, pairs, text)
             if len(names) < 2:
                 raise DataError(f"a classifier needs two labels at least; the texts have {len(names)}")
             model = native.train(
@@ -176,9 +187,9 @@ def digest(about: Mapping[str, Any]) -> str:
     return fingerprint(kept, about["model"]["sha256"])
 
 
-def _write_lines(path: Path, texts: Iterable[str], labels: Iterable[str], settings: TextSettings) -> tuple[str, ...]:
+def _write_lines(path: Path, given: Iterable[tuple[str, str]], settings: TextSettings) -> tuple[str, ...]:
     """Writes the training file; returns the labels as they came: the first is `__label__0` there."""
-    pairs, names = zip(texts, labels, strict=True), {}
+    pairs, names = iter(given), {}
     with path.open("wb") as out:
         while batch := list(islice(pairs, _AT_ONCE)):
             for line, (_, label) in zip(prepared([text for text, _ in batch], settings), batch, strict=True):
