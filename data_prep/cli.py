@@ -10,6 +10,7 @@ from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, e
 from data_prep.commits.command import commits
 from data_prep.inspect.command import inspect
 from data_prep.mixtures.command import mixtures
+from data_prep.needle.command import needle
 from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
@@ -20,6 +21,7 @@ app.add_typer(oracle_app, name="oracle")
 app.add_typer(score_app, name="score")
 app.command()(commits)
 app.command()(mixtures)
+app.command()(needle)
 app.command()(repositories)
 app.command()(subset)
 

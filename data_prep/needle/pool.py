@@ -1,0 +1,119 @@
+"""The code that contexts are drawn from: files of one side of a selection, those with the smallest hashes of a seed."""
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.documents import list_shards
+from data_prep.errors import DataError
+from data_prep.needle.settings import NeedleSettings
+from data_prep.needle.templates import TEMPLATES
+from data_prep.redaction import COLUMN as REDACTIONS
+from data_prep.redaction import redact
+from data_prep.storage import open_parquet, read_parquet
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "repository", "path", "language", "text")])
+_ABOUT = ["id", "language", "size_bytes"]
+
+
+class _Place(NamedTuple):
+    """Orders files by their hash, the largest first."""
+
+    rank: int
+    shard: int
+    row: int
+    size_bytes: int
+
+
+def write_pool(stream: BinaryIO, corpus: Path, selection: str, settings: NeedleSettings) -> dict[str, Any]:
+    """Shard function: writes the files of the pool, in the order of their hashes.
+
+    What is held in memory is bounded by `settings.pool_bytes`, whatever the size of the corpus. Raises `DataError`
+    where no file is left.
+    """
+    shards = list_shards(corpus)
+    places = _smallest(corpus, selection, shards, settings)
+    rows = list(_read(corpus, selection, shards, places, settings))
+    if not rows:
+        known = ", ".join(settings.languages or TEMPLATES)
+        raise DataError(
+            f"{corpus}: the {settings.split} side of selection {selection!r} has no file of {settings.min_file_bytes} "
+            f"to {settings.max_file_bytes} bytes, with lines of at most {settings.max_line_characters} characters, in "
+            f"{known}"
+        )
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd")
+    return {"rows": len(rows), "text_bytes": sum(len(row["text"].encode()) for row in rows)}
+
+
+def _smallest(corpus: Path, selection: str, shards: list[Path], settings: NeedleSettings) -> list[_Place]:
+    """The files with the smallest hashes, as many as there is room for."""
+    languages = pa.array(settings.languages or list(TEMPLATES))
+    kept: list[_Place] = []
+    size_bytes = 0
+    for number, shard in enumerate(shards):
+        about = read_parquet(shard, _ABOUT, use_threads=False)
+        chosen = read_parquet(_chosen(corpus, selection, shard), ["id", "split"], use_threads=False)
+        if not about["id"].equals(chosen["id"].cast(about["id"].type)):
+            raise DataError(f"{_chosen(corpus, selection, shard)} has not the rows of {shard}; run `data select` again")
+        fits = pc.and_(
+            pc.and_(pc.equal(chosen["split"], settings.split), pc.is_in(about["language"], languages)),
+            pc.and_(
+                pc.greater_equal(about["size_bytes"], settings.min_file_bytes),
+                pc.less_equal(about["size_bytes"], settings.max_file_bytes),
+            ),
+        )
+        rows = np.flatnonzero(pc.fill_null(fits, False).to_numpy(zero_copy_only=False))
+        found = about.take(pa.array(rows))
+        for row, name, size in zip(
+            rows.tolist(), found["id"].to_pylist(), found["size_bytes"].to_pylist(), strict=True
+        ):
+            heapq.heappush(kept, _Place(-rank(settings.seed, name), number, row, size))
+            size_bytes += size
+            while size_bytes > settings.pool_bytes and len(kept) > 1:
+                size_bytes -= heapq.heappop(kept).size_bytes
+    return sorted(kept, reverse=True)
+
+
+def _read(
+    corpus: Path, selection: str, shards: list[Path], places: list[_Place], settings: NeedleSettings
+) -> Iterator[dict[str, Any]]:
+    """The files at some places, redacted, in their order; those with lines that are too long are left out."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for number in sorted({place.shard for place in places}):
+        wanted = np.sort([place.row for place in places if place.shard == number])
+        chosen = read_parquet(_chosen(corpus, selection, shards[number]), use_threads=False)
+        spans = chosen[REDACTIONS] if REDACTIONS in chosen.column_names else None
+        with open_parquet(shards[number], pre_buffer=False) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.cumsum([0, *sizes])
+            for group in range(file.num_row_groups):
+                rows = wanted[(wanted >= starts[group]) & (wanted < starts[group + 1])]
+                if not len(rows):
+                    continue
+                table = file.read_row_group(group, columns=SCHEMA.names, use_threads=False)
+                for row, document in zip(
+                    rows.tolist(), table.take(pa.array(rows - starts[group])).to_pylist(), strict=True
+                ):
+                    document["text"] = redact(document["text"], spans[row].as_py() if spans is not None else None)
+                    found[number, row] = document
+    for place in places:
+        document = found[place.shard, place.row]
+        if max(map(len, document["text"].split("\n"))) <= settings.max_line_characters:
+            yield document
+
+
+def _chosen(corpus: Path, selection: str, shard: Path) -> Path:
+    return corpus / "selections" / selection / shard.name
+
+
+def rank(*key: object) -> int:
+    """64 bits that follow from a key."""
+    text = "\0".join(map(str, key))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
