@@ -5,6 +5,7 @@ PIP    := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 
 # The CPU build of this version, or the CUDA build where the machine's package index serves one.
 TORCH  ?= torch==2.13.0
 export CORPUS ?=
+export FULL ?=
 export RUN_DIR ?=
 
 .PHONY: setup setup-dev quickstart test test-slow test-gpu lint clean
@@ -28,7 +29,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 quickstart: $(VENV)/.installed
-	$(VENV)/bin/megatron-seed quickstart $${CORPUS:+--corpus "$$CORPUS"} $${RUN_DIR:+--run-dir "$$RUN_DIR"}
+	$(VENV)/bin/megatron-seed quickstart $${FULL:+--full} $${CORPUS:+--corpus "$$CORPUS"} $${RUN_DIR:+--run-dir "$$RUN_DIR"}
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from launch.finish import machine
-from launch.full import commits, github, long_context
+from launch.full import commits, github, long_context, subset, web
 from launch.full.builds import Category, prepare_builds
 from launch.full.settings import FullConfig
 from launch.full.training import recipe_of, train_and_export
@@ -55,16 +55,21 @@ def _prepare(config: FullConfig, recipe: Recipe, stages: Stages) -> tuple[dict[s
     context = max(phase.sequence_length for phase in recipe.phases)
     code = github.prepare_github(config, stages)
     history = commits.prepare_commits(config, stages)
+    pages = web.prepare_web(config, stages)
+    best = subset.prepare_subset(config, stages, code)
     strings = long_context.prepare_long_context(config, stages, code, context)
     code_corpus, commits_corpus = github.corpus_of(config), commits.corpus_of(config)
     sides = {side: long_context.strings_of(config, side) for side in long_context.SIDES}
     selected = {name: found["digest"] for name, found in history["selected"].items()}
     categories = {
         "github": Category(code_corpus, github.KEPT, code["kept"], held_out=(0.0, 1.0)),
+        "web": Category(web.corpus_of(config), web.KEPT, pages["kept"], held_out=(0.0,)),
+        "high_quality": Category(code_corpus, subset.SELECTION, best["selected"]["digest"]),
         "long_files": Category(code_corpus, long_context.LONG_FILES, strings["files"]["digest"]),
         "commits": Category(commits_corpus, commits.TRAINED_ON, selected[commits.TRAINED_ON]),
         "commits_held_out": Category(commits_corpus, commits.HELD_OUT, selected[commits.HELD_OUT]),
         "repositories": Category(sides["train"], "main", strings["digest"]),
         "repositories_held_out": Category(sides["held_out"], "main", strings["digest"]),
     }
-    return {"github": code, "commits": history, "long_context": strings}, categories
+    found = {"github": code, "commits": history, "web": pages, "subset": best, "long_context": strings}
+    return found, categories

@@ -21,6 +21,8 @@ from megatron_seed.errors import SeedError
 
 RECIPE = "quickstart_full"
 _NEW_TOKENS = 64
+_SHOWN = 400
+"""Characters of a long prompt that a page shows, of its beginning and of its end."""
 _SHIPPED_BUILDS = Path("runs/quickstart-full/builds")
 _OF_A_BLEND = re.compile(r"phases\.\d+\.blend\b")
 
@@ -147,5 +149,8 @@ def _generate(hf: Path, commit_prompt: str | None) -> list[dict[str, str]]:
         {"kind": "infilling", "prefix": INFILLING[0], "suffix": INFILLING[1]},
     ]
     if commit_prompt:
-        samples.append({"kind": "change of a commit", "prefix": commit_prompt})
+        head, tail = commit_prompt[:_SHOWN], commit_prompt[_SHOWN:]
+        shown = f"{head}\n⋯ {len(tail) - _SHOWN:,} more characters ⋯\n" if len(tail) > _SHOWN else head
+        sample = {"kind": "change of a commit", "prefix": commit_prompt, "shown": shown}
+        samples.append({**sample, "tail": tail[-_SHOWN:]})
     return write_on(hf, samples, _NEW_TOKENS)
