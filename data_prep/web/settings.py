@@ -1,0 +1,99 @@
+"""What a run over web archives is asked for."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_prep.errors import DataError
+
+# Laid out as it stands by a style sheet: Doxygen, GitHub, CodeMirror; and what HTML had before `pre`.
+PREFORMATTED = ("div.fragment", "td.blob-code", "div.CodeMirror-code", "xmp", "listing", "plaintext")
+# Line numbers, links to a heading itself, buttons that copy: Pygments, Doxygen, Rouge, highlight.js, GitHub, Sphinx...
+SKIPPED = (
+    "td.linenos", ".linenodiv", "span.linenos", "span.lineno", "pre.lineno", "pre.lineNumber", ".gutter",
+    ".rouge-gutter", ".hljs-ln-numbers", ".blob-num", ".line-numbers-rows", ".src-line-numbers", "a.headerlink",
+    "a.anchorjs-link", "a.anchor", "button", "div.ttc",
+)  # fmt: skip
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RecordSettings(_Settings):
+    """Which records are taken. The values are ours."""
+
+    max_html_bytes: int = Field(4 << 20, ge=1)
+    """Of a page, decoded. Longer ones are dropped."""
+    max_ratio: float = Field(200.0, ge=1)
+    """Of decoded to sent bytes; a page of more than 1 MiB that passes it is dropped as a bomb."""
+    max_url_bytes: int = Field(2048, ge=8)
+    timeout_s: float = Field(20.0, gt=0)
+    """Wall-clock time for a page; one that takes longer is dropped."""
+    memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    """Address space of the process that reads pages; one that needs more is dropped."""
+
+
+class ExtractionSettings(_Settings):
+    """How text is taken out of HTML. The values are ours."""
+
+    main_content: bool = True
+    """Leave out what is around the content (menus, footers), as resiliparse finds it."""
+    min_code_kept: float = Field(0.9, ge=0, le=1)
+    """Where less of a page's code blocks is in its main content, all but its header, footer and menus is taken."""
+    max_depth: int = Field(512, ge=16)
+    """Pages with elements nested deeper are dropped; browsers stop there, too."""
+    min_decoded: float = Field(0.99, ge=0, le=1)
+    """Share of characters that must be decodable in a page's encoding."""
+    preformatted: tuple[str, ...] = PREFORMATTED
+    """CSS selectors of elements whose white space counts, besides `pre`."""
+    skip: tuple[str, ...] = SKIPPED
+    """CSS selectors of elements that are left out."""
+
+
+class WebConfig(_Settings):
+    records: RecordSettings = RecordSettings()
+    extraction: ExtractionSettings = ExtractionSettings()
+    part_bytes: int = Field(1 << 30, ge=1 << 10)
+    """Of a WARC file, as it lies there: what is read, retried and skipped together."""
+    shard_bytes: int = Field(64 << 20, ge=1)
+    """Text in a documents shard."""
+    examples: int = Field(5, ge=0)
+    """Kept for each reason to drop."""
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> WebConfig:
+    """The defaults, changed by a YAML file, then by `overrides`, whose sections are merged.
+
+    Raises `DataError` naming the key that is wrong.
+    """
+    values: Any = {}
+    if path:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise DataError(f"{path}: a mapping with {', '.join(WebConfig.model_fields)} is expected")
+    for key, value in (overrides or {}).items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, Mapping) else value
+    try:
+        return WebConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path or 'web'}: {where}: {_in_words(first)}") from None
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    if error["type"] != "extra_forbidden":
+        return f"{error['msg']} (got {error['input']!r})"
+    models = (WebConfig, RecordSettings, ExtractionSettings)
+    known = [name for model in models for name in model.model_fields]
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
+    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
