@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pair, pairs
+from data_prep.classify.command import app as classify_app
 from data_prep.commits.command import commits
 from data_prep.inspect.command import inspect
 from data_prep.mixtures.command import mixtures
@@ -15,14 +16,17 @@ from data_prep.oracle.command import app as oracle_app
 from data_prep.repositories.command import repositories
 from data_prep.scorer.command import app as score_app
 from data_prep.subset.command import subset
+from data_prep.web.command import web
 
 app = typer.Typer(no_args_is_help=True, help="Raw code to documents, selections and token files.")
+app.add_typer(classify_app, name="classify")
 app.add_typer(oracle_app, name="oracle")
 app.add_typer(score_app, name="score")
 app.command()(commits)
 app.command()(mixtures)
 app.command()(needle)
 app.command()(repositories)
+app.command()(web)
 app.command()(subset)
 
 
