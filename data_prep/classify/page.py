@@ -42,7 +42,7 @@ def write_page(about: Mapping[str, Any], digest: str, judged: Judged, shards: Se
             about=about,
             digest=digest,
             measured=measured,
-            curve=_curve_chart(measured["recall"]) if "recall" in measured else None,
+            curve=curve_chart(measured["recall"]) if "recall" in measured else None,
             samples=_samples(about, judged, shards),
             most_confusion=_MOST_CONFUSION,
         )
@@ -51,9 +51,10 @@ def write_page(about: Mapping[str, Any], digest: str, judged: Judged, shards: Se
     return folder / "report.html"
 
 
-def _curve_chart(sides: Mapping[str, Any]) -> dict[str, Markup]:
+def curve_chart(sides: Mapping[str, Any], name: str = "curve") -> dict[str, Markup]:
+    """Precision by recall on both sides; `name` tells it from other charts of a page."""
     text = "Precision for every recall, by threshold, with the threshold that was picked."
-    return render("curve", "Precision and recall", text, _HEIGHTS, partial(_draw, sides))
+    return render(name, "Precision and recall", text, _HEIGHTS, partial(_draw, sides))
 
 
 def _draw(sides: Mapping[str, Any], figure: Figure, narrow: bool) -> None:

@@ -27,10 +27,7 @@ _GROUPS = (("all", DROP, "all of the source"), ("random", MUTED, "a random draw"
 def write_page(report: Mapping[str, Any], shards: Sequence[Path], folder: Path) -> Path:
     """Writes `report.json` and `report.html` into `folder`; returns the page. Excerpts are read from the `shards`."""
     write_json(folder / "report.json", report)
-    charts = [
-        {"curves": _curves(index, source), "scores": _scores(index, source)}
-        for index, source in enumerate(report["sources"])
-    ]
+    charts = [source_charts(index, source) for index, source in enumerate(report["sources"])]
     page = environment(Path(__file__).parent).get_template("report.html.j2")
     shown = list(zip(report["sources"], charts, _examples(report, shards), strict=True))
     html = page.render(report=report, sources=shown)
@@ -59,14 +56,19 @@ def _examples(report: Mapping[str, Any], shards: Sequence[Path]) -> list[list[di
     return found
 
 
-def _curves(index: int, source: Mapping[str, Any]) -> dict[str, Markup] | None:
+def source_charts(index: int, source: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """`curves` and `scores` of a source, each None where there is nothing to draw; `name` begins their names."""
+    return {"curves": _curves(f"{name}curves-{index}", source), "scores": _scores(f"{name}scores-{index}", source)}
+
+
+def _curves(name: str, source: Mapping[str, Any]) -> dict[str, Markup] | None:
     if not any(round_["validation"]["curve"] for round_ in source["rounds"]):
         return None
     text = "; ".join(
         f"round {round_['round']}: average precision {decimal(round_['validation']['average_precision'])}"
         for round_ in source["rounds"]
     )
-    return render(f"curves-{index}", "Precision by recall", text, _HEIGHTS, partial(_draw_curves, source["rounds"]))
+    return render(name, "Precision by recall", text, _HEIGHTS, partial(_draw_curves, source["rounds"]))
 
 
 def _draw_curves(rounds: Sequence[Mapping[str, Any]], figure: Figure, narrow: bool) -> None:
@@ -86,12 +88,12 @@ def _draw_curves(rounds: Sequence[Mapping[str, Any]], figure: Figure, narrow: bo
     axes.legend(loc="lower left", ncols=1 if narrow else 4, frameon=False)
 
 
-def _scores(index: int, source: Mapping[str, Any]) -> dict[str, Markup] | None:
+def _scores(name: str, source: Mapping[str, Any]) -> dict[str, Markup] | None:
     spread = source["scores"]
     if not sum(spread["groups"]["all"]["bins"]):
         return None
     text = "; ".join(f"{label}: mean {decimal(spread['groups'][name]['mean_score'])}" for name, _, label in _GROUPS)
-    return render(f"scores-{index}", "Documents by score", text, _HEIGHTS, partial(_draw_scores, spread))
+    return render(name, "Documents by score", text, _HEIGHTS, partial(_draw_scores, spread))
 
 
 def _draw_scores(spread: Mapping[str, Any], figure: Figure, narrow: bool) -> None:
