@@ -12,6 +12,7 @@ from rich.console import Console
 from data_prep.cli import app as data_app
 from data_prep.errors import DataError
 from launch.quickstart_command import quickstart
+from launch.sample import sample
 from launch.slurm.cli import app as slurm_app
 from megatron_seed.cli import app as training_app
 from megatron_seed.cli import data_app as builds_app
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Raw code in, Hugging Face model out.",
 )
 data_app.registered_commands += builds_app.registered_commands
+data_app.command()(sample)
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(slurm_app, name="launch")

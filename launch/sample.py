@@ -1,0 +1,134 @@
+"""`megatron-seed data sample`: the very sequences that a recipe's training reads, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from megatron_seed.errors import SeedError
+
+if TYPE_CHECKING:
+    from data_prep.inspect.show import Shown
+    from megatron_seed.config.schema import PhaseConfig, Recipe
+    from megatron_seed.data.cursor import Cursor
+    from megatron_seed.data.loader import PhaseData
+
+_WIDE = 160
+
+
+def sample(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    phase: Annotated[str, typer.Option(help="Its name, or its number from 0.")] = "0",
+    number: Annotated[
+        list[int] | None, typer.Option("--sample", min=0, help="Its number in the phase, from 0; may be given again.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="Shown of each document in it; 0 for all.")] = 600,
+    ids: Annotated[bool, typer.Option("--ids", help="Every token by itself, with its id.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page.", dir_okay=False)] = None,
+) -> None:
+    """Show samples of a recipe as training packs them: documents with their borders, infilling parts, where from."""
+    from data_prep.inspect.show import print_shown, write_page
+    from megatron_seed.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    numbers = number or [0]
+    chosen = _phase_of(loaded, phase)
+    shown = list(show_samples(loaded, chosen, numbers, tokens, ids))
+    if html:
+        facts = [("phase", chosen.name, ""), ("tokens", f"{chosen.sequence_length:,}", "of a sample")]
+        write_page(html, f"Samples of {loaded.name}", facts, shown)
+        typer.echo(f"{html}: {len(numbers)} samples of {loaded.name}, phase {chosen.name}")
+        return
+    console = Console()
+    print_shown(console if console.is_terminal else Console(width=_WIDE), shown, ids)
+
+
+def show_samples(
+    recipe: Recipe, phase: PhaseConfig, numbers: list[int], most_tokens: int = 0, separate: bool = False
+) -> Iterator[Shown]:
+    """The documents of samples, numbered in the phase as a run counts them that starts with this recipe.
+
+    Raises SeedError for a recipe without a tokenizer, and where a build is missing or does not fit.
+    """
+    from megatron_seed.data.scored import phase_data
+    from tokenizer.encode import Encoder
+
+    if recipe.tokenizer is None:
+        raise SeedError(f"{recipe.name}: names no tokenizer to decode its builds with: tokenizer=DIRECTORY")
+    encoder = Encoder.load(recipe.tokenizer)
+    cursors = _cursors_at(recipe, phase)
+    data = phase_data(recipe).open(phase, recipe.seed, recipe.model.vocab_size, cursors, order_cache=recipe.order_cache)
+    with ExitStack() as stack:
+        readers: dict[Path, object] = {}
+        for number in numbers:
+            yield from _documents(data, number, encoder, most_tokens, separate, readers, stack)
+
+
+def _documents(
+    data: PhaseData,
+    number: int,
+    encoder: object,
+    most_tokens: int,
+    separate: bool,
+    readers: dict[Path, object],
+    stack: ExitStack,
+) -> Iterator[Shown]:
+    from data_prep.inspect.parts import stretches
+    from data_prep.inspect.reader import BuildReader
+    from data_prep.inspect.show import Shown
+
+    stream, pieces = data.pieces(number)
+    for place, piece in enumerate(pieces):
+        prefix = stream.builds[piece.epoch % len(stream.builds)].prefix
+        if prefix not in readers:
+            readers[prefix] = BuildReader.open(prefix, stack)
+        build = readers[prefix]
+        ids = build.document(piece.document)
+        last = piece.first + piece.tokens
+        facts = [f"tokens {piece.first:,} to {last - 1:,} of {len(ids):,}"]
+        parts = stretches(
+            ids, encoder, most_tokens, build.loss_start(piece.document), separate, slice(piece.first, last)
+        )
+        title = f"sample {number:,}, {stream.name}, epoch {piece.epoch}, document {piece.document:,}"
+        yield Shown(title, build.place(piece.document), facts, parts, is_new_sequence=place == 0)
+
+
+def _phase_of(recipe: Recipe, name: str) -> PhaseConfig:
+    named = {phase.name: phase for phase in recipe.phases}
+    named |= {str(number): phase for number, phase in enumerate(recipe.phases) if str(number) not in named}
+    if name not in named:
+        raise SeedError(f"{recipe.name}: no phase {name!r}; its phases: {', '.join(p.name for p in recipe.phases)}")
+    return named[name]
+
+
+def _cursors_at(recipe: Recipe, phase: PhaseConfig) -> Mapping[str, Cursor]:
+    """Where the sources of a phase stand when it begins, of a run that starts with this recipe."""
+    from megatron_seed.checkpoint import layout
+    from megatron_seed.checkpoint.state import Progress
+    from megatron_seed.data.loader import cursors_after
+    from megatron_seed.train.standing import phases_left, sources_now, stands
+
+    progress = Progress()
+    if recipe.start_from:
+        progress = stands(layout.resolve(recipe.start_from.checkpoint), recipe.start_from, recipe)
+    cursors: Mapping[str, Cursor] = sources_now(progress, recipe)
+    names = {source.name for source in phase.blend}
+    for earlier in phases_left(recipe, recipe.phases[: recipe.phases.index(phase)], progress):
+        if names & {source.name for source in earlier.blend}:  # others would only take time
+            consumed = progress.phase_tokens if earlier.name == progress.phase else 0
+            cursors = cursors_after(earlier, recipe.seed, cursors, None, _samples(earlier, consumed))
+    return cursors
+
+
+def _samples(phase: PhaseConfig, consumed: int) -> int:
+    """Samples of the steps of a phase that are left."""
+    samples = 0
+    while consumed < phase.tokens and (size := phase.batch_size_at(consumed)) < phase.global_batch_size:
+        samples, consumed = samples + size, consumed + size * phase.sequence_length
+    return samples + phase.steps_after(consumed) * phase.global_batch_size
