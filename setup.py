@@ -46,7 +46,15 @@ setup(
             "scorer/*.j2",
             "subset/*.j2",
         ],
-        "launch": ["containers/*", "full/*.jsonl", "report/*.j2", "compare/*.j2", "compare/*.css"],
+        "launch": [
+            "compare/*.css",
+            "compare/*.j2",
+            "containers/*",
+            "full/*.jsonl",
+            "full/report/*.css",
+            "full/report/*.j2",
+            "report/*.j2",
+        ],
         "megatron_seed": ["recipes/*.yaml", "recipes/*/*.yaml"],
     },
     install_requires=[

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_prep.classify.page import curve_chart
 from data_prep.report.environment import environment, parts
 from data_prep.report.formats import count, decimal
 from data_prep.report.tiles import Tile
 from data_prep.shards import write_atomic
-from launch.full import commits, github
+from data_prep.subset.page import source_charts
+from launch.full import commits, github, web
 from launch.full.report.charts import held_out_chart, loss_chart
-from launch.full.report.facts import corpus_facts, infilling_example, write_corpus_pages
+from launch.full.report.examples import infilling_example, page_before_and_after
+from launch.full.report.facts import corpus_facts, site_kinds, write_corpus_pages
 from launch.full.settings import FullConfig
 from launch.report.summary import layout, model_facts
 
@@ -47,6 +50,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     named = {
         "github": (github.corpus_of(config), github.KEPT),
         "commits": (commits.corpus_of(config), commits.TRAINED_ON),
+        "web": (web.corpus_of(config), web.KEPT),
     }
     links = write_corpus_pages(run, named)
     template = environment(Path(__file__).parent).get_template("full.html.j2")
@@ -57,7 +61,10 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         matches=parts((code["contamination"] or {}).get("matches", []), TOP),
         links=links,
         infilling=infilling_example(run / "builds" / "github", _infilled(results), run / "tokenizer"),
-        charts={"loss": loss_chart(results["training"]), "held_out": held_out_chart(results["training"])},
+        charts=_charts(results),
+        web=corpus_facts(1, web.corpus_of(config), web.KEPT, results["web"]["quality"]),
+        web_page=page_before_and_after(web.archives_of(config), web.corpus_of(config), web.KEPT),
+        site_kinds=site_kinds(web.corpus_of(config), web.KEPT, web.CATEGORY),
         model_facts=model_facts(results["training"]["model"]),
         layout=layout(results["training"]),
         sources=_held_out_sources(results["training"]),
@@ -67,11 +74,23 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     return page.strip() + "\n"
 
 
+def _charts(results: dict[str, Any]) -> dict[str, Any]:
+    training, recall = results["training"], results["web"]["recall"]["classifier"]["measured"]["recall"]
+    sources = results["subset"]["report"]["sources"]
+    return {
+        "loss": loss_chart(training),
+        "held_out": held_out_chart(training),
+        "recall": curve_chart(recall, "recall-of-code"),
+        "subset": [source_charts(number, source, "subset-") for number, source in enumerate(sources)],
+    }
+
+
 def _corpora(config: FullConfig) -> dict[str, tuple[Path, str]]:
     """Each corpus and the selection that its own page shows."""
     return {
         "github": (github.corpus_of(config), github.KEPT),
         "commits": (commits.corpus_of(config), commits.TRAINED_ON),
+        "web": (web.corpus_of(config), web.KEPT),
     }
 
 

@@ -1,0 +1,89 @@
+"""Single documents that the page shows: a page of the web before and after, a file that is cut for infilling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data_prep.documents import list_shards
+from data_prep.report.excerpts import without_secrets
+from data_prep.storage import read_parquet
+from megatron_seed.data.indexed import IndexedTokens
+from tokenizer.encode import Encoder
+from tokenizer.special import FIM_ROLES
+
+_PAGE_CHARACTERS = 3000
+
+
+def page_before_and_after(archives: Path, corpus: Path, selection: str) -> dict[str, str] | None:
+    """A kept page with code as its archive holds it and as text: the one whose text best fits a screen."""
+    best: tuple[int, str, str] | None = None
+    for shard in list_shards(corpus):
+        rows = read_parquet(shard, ["path", "text"]).to_pylist()
+        splits = read_parquet(corpus / "selections" / selection / shard.name, ["split"])["split"].to_pylist()
+        facts = read_parquet(corpus / "annotations" / "web" / shard.name, ["url", "has_code"]).to_pylist()
+        for row, split, fact in zip(rows, splits, facts, strict=True):
+            unfit = abs(len(row["text"]) - _PAGE_CHARACTERS // 2)
+            if split and fact["has_code"] and (best is None or unfit < best[0]):
+                best = (unfit, fact["url"], row["text"])
+    before = _html_of(archives, best[1]) if best else None
+    if before is None:
+        return None
+    _, url, after = best
+    return {"url": url, "before": _shown(before), "after": _shown(after)}
+
+
+def _html_of(archives: Path, url: str) -> str | None:
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    for path in sorted(archives.glob("*.warc.gz")):
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream, record_types=WarcRecordType.response):
+                if record.headers.get("WARC-Target-URI") == url:
+                    return record.reader.read().decode("utf-8", "replace")
+    return None
+
+
+def _shown(text: str) -> str:
+    plain = without_secrets(text)
+    left = len(plain) - _PAGE_CHARACTERS
+    return plain if left <= 0 else f"{plain[:_PAGE_CHARACTERS]}\n⋯ {left:,} more characters ⋯"
+
+
+def infilling_example(builds: Path, name: str, tokenizer: Path) -> dict[str, Any] | None:
+    """A document of a build that is split for infilling, decoded from its tokens: suffix, prefix and middle.
+
+    The one that best fits a screen, none of its parts short; None where the build has none.
+    """
+    build = IndexedTokens.open(builds / name)
+    roles = Encoder.load(tokenizer).special.require(*FIM_ROLES)
+    places = read_parquet(builds / f"{name}.provenance.parquet", ["repository", "path"]).to_pylist()
+    found = [(index, _parts(np.asarray(build.document(index)), roles)) for index in range(len(places))]
+    split = [(index, parts) for index, parts in found if parts]
+    if not split:
+        return None
+    index, parts = min(split, key=lambda one: _unfit([len(part) for part in one[1]]))
+    decoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    texts = [decoder.decode(part.tolist()) for part in parts]
+    return {
+        **places[index],
+        "tokens": len(build.document(index)),
+        **dict(zip(("suffix", "prefix", "middle"), texts, strict=True)),
+    }
+
+
+def _parts(ids: np.ndarray, roles: tuple[int, ...]) -> list[np.ndarray] | None:
+    """Suffix, prefix and middle of a document's tokens without markers and end; None for one that is whole."""
+    if ids[0] != roles[0]:
+        return None
+    borders = [int(np.flatnonzero(ids == role)[0]) for role in roles]
+    ends = [*borders[1:], len(ids) - 1]
+    return [ids[start + 1 : end] for start, end in zip(borders, ends, strict=True)]
+
+
+def _unfit(lengths: list[int]) -> float:
+    """How far a document is from one that is easy to look at: 260 tokens, each part a good piece of it."""
+    return abs(sum(lengths) - 260) + 4 * max(0, 50 - min(lengths))
