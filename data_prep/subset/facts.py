@@ -64,17 +64,7 @@ def hard(index: int) -> str:
 def check(question: Question, schemas: Mapping[str, pa.Schema]) -> None:
     """Raises `DataError` for what is no SQL over these annotations."""
     empty = {name: schema.empty_table() for name, schema in schemas.items()}
-    table = _joined(pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS]).empty_table(), empty)
-    for column, sql in question.columns.items():
-        try:
-            _ask(table, {column: sql})
-        except duckdb.Error as error:
-            known = ", ".join(name for name in schemas if name != SELECTION) or "none"
-            raise DataError(
-                f"source {question.source!r}, {question.names[column]}: {str(error).splitlines()[0]} (columns: "
-                f"{', '.join(METADATA_COLUMNS)}; annotations: {known}; `data annotate` makes structure and signs, "
-                "`data score` quality)"
-            ) from None
+    _answers(question, pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS]).empty_table(), empty)
 
 
 def write_facts(stream: BinaryIO, shard: Path, annotations: Mapping[str, Path], question: Question) -> dict[str, Any]:
@@ -87,7 +77,7 @@ def write_facts(stream: BinaryIO, shard: Path, annotations: Mapping[str, Path], 
     for name, table in beside.items():
         if table.num_rows != documents.num_rows:
             raise DataError(f"annotation {name} has {table.num_rows} rows for {documents.num_rows} documents")
-    table = _ask(_joined(documents, beside), question.columns)
+    table = _answers(question, documents, beside)
     held_out = {name: question.validation.holds_out(name) for name in documents["repository"].unique().to_pylist()}
     sides = pa.array([held_out[name] for name in documents["repository"].to_pylist()], pa.bool_())
     table = table.append_column("validation", sides).append_column("size_bytes", documents["size_bytes"])
@@ -115,6 +105,25 @@ def _joined(documents: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Tabl
         columns = [table[column].combine_chunks() for column in table.column_names]
         documents = documents.append_column(name, pa.StructArray.from_arrays(columns, table.column_names))
     return documents
+
+
+def _answers(question: Question, documents: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
+    """Columns of facts for each row. Raises `DataError` naming the SQL that cannot be asked."""
+    table = _joined(documents, annotations)
+    try:
+        return _ask(table, question.columns)
+    except duckdb.Error:
+        for column, sql in question.columns.items():  # which one?
+            try:
+                _ask(table, {column: sql})
+            except duckdb.Error as error:
+                known = ", ".join(name for name in annotations if name != SELECTION) or "none"
+                raise DataError(
+                    f"source {question.source!r}, {question.names[column]}: {str(error).splitlines()[0]} (columns: "
+                    f"{', '.join(METADATA_COLUMNS)}; annotations that it names: {known}; `data annotate` makes "
+                    "structure and signs, `data score` quality)"
+                ) from None
+        raise
 
 
 def _ask(documents: pa.Table, columns: Mapping[str, str]) -> pa.Table:

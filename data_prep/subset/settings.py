@@ -161,7 +161,18 @@ def load_config(path: Path) -> SubsetConfig:
 def _in_words(error: Mapping[str, Any]) -> str:
     if error["type"] != "extra_forbidden":
         return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    models = (SubsetConfig, Source, Threshold, HardNegatives, NewPositives, HeldOut, ModelSettings, TextSettings)
-    known = [name for model in models for name in model.model_fields]
-    near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
+    *_, section = ("", *(part for part in error["loc"][:-1] if part in _SECTIONS))
+    near = difflib.get_close_matches(str(error["loc"][-1]), _SECTIONS[section].model_fields, 1)
     return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
+
+
+_SECTIONS: Mapping[Any, type[BaseModel]] = {
+    "": SubsetConfig,
+    "sources": Source,
+    "threshold": Threshold,
+    "hard_negatives": HardNegatives,
+    "new_positives": NewPositives,
+    "validation": HeldOut,
+    "classifier": ModelSettings,
+    "text": TextSettings,
+}
