@@ -31,6 +31,8 @@ BUILT_IN = {
     "licence": "data_prep.annotators.licence:Licence",
     "secrets": "data_prep.annotators.secrets:Secrets",
     "decontamination": "data_prep.annotators.decontamination:Decontamination",
+    "page": "data_prep.annotators.page:Page",
+    "blocklist": "data_prep.annotators.blocklist:Blocklist",
     "quality": "data_prep.scorer.quality:Quality",
     "imports": "data_prep.repositories.imports:Imports",
     "structure": "data_prep.annotators.structure:Structure",
