@@ -30,7 +30,7 @@ app.command()(web)
 app.command()(subset)
 
 
-Workers = Annotated[int, typer.Option(min=1, help="Processes (import, dedup, build) or threads (select).")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 
 
 @app.command("import")
@@ -159,7 +159,8 @@ def select(
     language: Annotated[list[str] | None, typer.Option(help="Keep this language; may be given again.")] = None,
     held_out: Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of repositories to hold out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the held-out hash.")] = None,
-    engine: Annotated[str, typer.Option(help="Where functions of rules run: local, slurm or ray.")] = "local",
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of global steps; default: by documents.")] = None,
+    engine: Engine = "local",
     engine_option: EngineOption = None,
     workers: Workers = 2,
 ) -> None:
@@ -177,11 +178,10 @@ def select(
         overrides["languages"] = language
     split = {"fraction": held_out, "seed": seed}
     overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
-    chosen = engine_of(engine, engine_option, workers, corpus)
+    asked, folder = load_config(config, overrides), Path.cwd()
+    chosen = engine_of(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
     with bars() as progress:
-        result = run(
-            corpus, selection, load_config(config, overrides), progress, workers, engine=chosen, folder=Path.cwd()
-        )
+        result = run(corpus, selection, asked, progress, workers, engine=chosen, folder=folder, partitions=partitions)
     first, *more = describe(result)
     typer.echo("\n".join([f"{corpus}: {first}", *more]))
 

@@ -1,7 +1,8 @@
 """DuckDB over the shards of a corpus: bounded memory, spilling beside the corpus, nothing read from the network."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.shards import read_manifest
-from data_prep.storage import each, is_remote, open_parquet, read_parquet, scratch_folder
+from data_prep.storage import each, is_remote, open_parquet, read_parquet, read_parquet_schema, scratch_folder
 
 WORK_FOLDER = ".work"
 
@@ -34,6 +35,33 @@ def open_database(parent: Path, workers: int, memory_limit: str = "1GB") -> Iter
                 yield connection
         except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException) as error:  # such as a full disk
             raise DataError(f"{folder}: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def open_shard(
+    shard: Path, beside: Mapping[str, Path], memory_limit: str = "1GB"
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A database in memory over one documents shard and the tables beside it (view -> parquet); and SQL of all joined.
+
+    The views are `documents`, without text, and those of `beside`, without ids; the caller has checked their names.
+    Rows are joined by where they stand, which is the column `_row` of each.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_remote(shard):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="megatron-seed-")))
+            copies = each(lambda path: _local_copy(path, folder / path.parent.name), [shard, *beside.values()], shard)
+            shard, beside = copies[0], dict(zip(beside, copies[1:], strict=True))
+        config = {"threads": 1, "memory_limit": memory_limit, "autoinstall_known_extensions": False}
+        connection = stack.enter_context(duckdb.connect(config={**config, "temp_directory": ""}))
+        tables = []
+        for view, path, left_out in (("documents", shard, "text"), *((view, beside[view], "id") for view in beside)):
+            names = ", ".join(f'"{name}"' for name in read_parquet_schema(path).names if name != left_out)
+            connection.execute(
+                f'CREATE VIEW "{view}" AS SELECT {names}, file_row_number AS _row '
+                f"FROM read_parquet('{_quoted(path)}', file_row_number = true)"
+            )
+            tables.append(f'"{view}"')
+        yield connection, " POSITIONAL JOIN ".join(tables)
 
 
 def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Sequence[Path], columns: str) -> None:
@@ -61,15 +89,16 @@ def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Se
 def _local_copies(connection: duckdb.DuckDBPyConnection, view: str, shards: Sequence[Path]) -> list[Path]:
     ((database,),) = connection.execute("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchall()
     folder = Path(database).parent / view
-    folder.mkdir()
+    return each(lambda shard: _local_copy(shard, folder), shards, shards[0])
 
-    def copy(shard: Path) -> Path:
-        with open_parquet(shard) as file:
-            table = file.read([name for name in file.schema_arrow.names if name != "text"])
-        pq.write_table(table, folder / shard.name)
-        return folder / shard.name
 
-    return each(copy, shards, shards[0])
+def _local_copy(shard: Path, folder: Path) -> Path:
+    """All of a shard but its text."""
+    with open_parquet(shard) as file:
+        table = file.read([name for name in file.schema_arrow.names if name != "text"])
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table, folder / shard.name)
+    return folder / shard.name
 
 
 def _quoted(path: Path) -> str:

@@ -15,26 +15,17 @@ from typing import Any
 
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_names, current_annotation, remove_orphans, write_table
-from data_prep.database import open_database, shard_tables
+from data_prep.annotations import annotation_names, current_annotation
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
-from data_prep.held_out import HeldOut, mark_repositories
-from data_prep.redaction import COLUMN as REDACTIONS
+from data_prep.held_out import SPLITS, HeldOut
+from data_prep.selection.judge import SECRETS, Questions
+from data_prep.selection.run import Inputs, make_selection
 from data_prep.selection_config import SelectionConfig, load_config
 from data_prep.selection_function import DROP, FunctionSpec, answer, remove_others, selection_function
 from data_prep.selection_rules import Condition, Rule
-from data_prep.selection_tables import (
-    SECRETS,
-    SPLITS,
-    Tables,
-    decide,
-    drop_from_other_side,
-    find_families,
-    waterfall,
-)
-from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_json, write_shard
+from data_prep.shards import fingerprint, finished_manifest, lock_directory, write_json
 from data_prep.storage import as_path
 
 __all__ = [
@@ -63,13 +54,16 @@ def select(
     memory_limit: str = "1GB",
     engine: Engine | None = None,
     folder: Path | None = None,
+    partitions: int | None = None,
 ) -> dict[str, Any]:
     """Writes `selections/<name>`: per documents shard (id, split, dropped_by), and `selection.json`, which is returned.
 
     It says what each rule dropped, in their order and alone, and of which annotations (version, digest) it was made. A
     selection that redacts has a column `redactions` too: what is replaced in a text wherever it is read. Rules whose
     annotation was not made are left out, and named in `rules_left_out`. Functions of rules are imported from `folder`
-    first and run on `engine`, or on `workers` processes.
+    first. All steps run on `engine`, or on `workers` processes; those over all documents are cut into `partitions`
+    (default: by the number of documents). A task's database takes `memory_limit`. What was asked of single documents is
+    kept in the selection's `work`, so that a changed share, or more documents, ask nothing again.
 
     Does nothing when the selection is up to date. Raises `DataError` for a rule that is no SQL, a function that fails,
     an annotation that is missing or out of date, or when nothing is left to train on or to hold out.
@@ -86,25 +80,28 @@ def select(
             return before
         pinned = before["pinned"] if before and _same_hashes(before, config.held_out) else []
         answers = _ask_functions(corpus, name, reads, workers, progress, engine)
-        with open_database(corpus, workers, memory_limit) as database:
-            tables = Tables(database, name, config, reads.conditions, reads.annotations)
-            decide(tables, reads.shards, answers)
-            pinned = mark_repositories(database, config.held_out, pinned, find_families(tables))
-            drop_from_other_side(tables)
-            outputs = _write(tables, corpus, reads, pinned, progress)
-            selection = {
-                "format": FORMAT,
-                "name": name,
-                "config": config.model_dump(mode="json"),
-                "rules_left_out": left_out,
-                "inputs": reads.inputs,
-                "corpus_fingerprint": reads.corpus_fingerprint,
-                "annotations": reads.lineage,
-                "functions": {rule: spec.load().version for rule, spec in reads.functions.items()},
-                "pinned": pinned,
-                **waterfall(tables),
-                "digest": _digest(outputs),
-            }
+        made = make_selection(
+            reads.inputs_of(config, name, answers, memory_limit),
+            _path(corpus, name).parent,
+            pinned,
+            workers,
+            partitions,
+            engine,
+            progress,
+        )
+        selection = {
+            "format": FORMAT,
+            "name": name,
+            "config": config.model_dump(mode="json"),
+            "rules_left_out": left_out,
+            "inputs": reads.inputs,
+            "corpus_fingerprint": reads.corpus_fingerprint,
+            "annotations": reads.lineage,
+            "functions": {rule: spec.load().version for rule, spec in reads.functions.items()},
+            "pinned": made.pinned,
+            **made.waterfall,
+            "digest": _digest(made.outputs),
+        }
         write_json(_path(corpus, name), selection)
         return selection
 
@@ -182,6 +179,12 @@ class _Reads:
     corpus_fingerprint: str
     inputs: str
 
+    def inputs_of(
+        self, config: SelectionConfig, name: str, answers: Mapping[str, list[Path]], memory_limit: str
+    ) -> Inputs:
+        questions = Questions(name, tuple(self.conditions), tuple(self.annotations), config.redact, memory_limit)
+        return Inputs(self.shards, {**self.annotations, **answers}, questions, config)
+
 
 def _gather(corpus: Path, config: SelectionConfig, left_out: list[str], folder: Path | None) -> _Reads:
     whole = corpus_fingerprint(corpus)
@@ -235,23 +238,3 @@ def _ask_functions(
         except DataError as error:
             raise DataError(f"selection {name!r}, rule {rule!r}: {error}") from None
     return found
-
-
-def _write(tables: Tables, corpus: Path, reads: _Reads, pinned: list[str], progress: Progress | None) -> list[Path]:
-    directory = _path(corpus, tables.name).parent
-    remove_orphans(directory, reads.shards)
-    inputs = fingerprint(reads.inputs, pinned)
-    bar = progress.add_task("select", total=len(reads.shards)) if progress else None
-    more = f", {REDACTIONS}" if tables.config.redact else ""
-    query = (
-        "SELECT id, CASE WHEN dropped_by IS NULL THEN if(held_out, 'held_out', 'train') END AS split, dropped_by"
-        f"{more} FROM decided LEFT JOIN sides USING (repository) ORDER BY _shard, _row"
-    )
-    outputs = []
-    for shard, table in shard_tables(tables.database, query, reads.shards):
-        counters = {"documents_sha256": finished_manifest(shard)["sha256"]}
-        outputs.append(directory / shard.name)
-        write_shard(ShardTask(outputs[-1], inputs, write_table, (table, counters)))
-        if progress:
-            progress.advance(bar)
-    return outputs

@@ -6,12 +6,14 @@ documents or of an annotation. Thresholds, shares and rates may differ by the la
 """
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
+import duckdb
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_prep.held_out import hash_below
@@ -229,7 +231,7 @@ def rule_of(name: str, text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Condition:
-    """A rule as SQL. `drops` is its condition; of a `lowest`, there are `number`, `per` and `share` instead.
+    """A rule as SQL. `drops` is its condition; of a `lowest`, there are `number`, `per` and `shares` instead.
 
     `number`: what a threshold or a share looks at, null where a document has none.
     """
@@ -239,7 +241,7 @@ class Condition:
     drops: str | None
     number: str | None = None
     per: str = "0"
-    share: str = "0"
+    shares: Keyed | None = None
 
     def queries(self) -> Iterator[str]:
         """Every piece of SQL that the user wrote, as the database is asked for it."""
@@ -263,10 +265,29 @@ def condition(rule: Rule, answers: Mapping[str, str]) -> Condition:
     if rule.sample:
         return Condition(rule.name, rule.text(), rule.sample.drops())
     judged = rule.below or rule.above or rule.lowest
-    number, limit = f"CASE WHEN NOT isnan({judged.of}) THEN {judged.of} END", judged.numbers.sql(_plain)
+    number = f"CASE WHEN NOT isnan({judged.of}) THEN {judged.of} END"
     if rule.lowest:
-        return Condition(rule.name, rule.text(), None, number, rule.lowest.per or "0", limit)
-    return Condition(rule.name, rule.text(), f"{number} {'<' if rule.below else '>'} {limit}", number)
+        return Condition(rule.name, rule.text(), None, number, rule.lowest.per or "0", judged.numbers)
+    return Condition(
+        rule.name, rule.text(), f"{number} {'<' if rule.below else '>'} {judged.numbers.sql(_plain)}", number
+    )
+
+
+def looks_at_others(database: duckdb.DuckDBPyConnection, query: str, annotations: Iterable[str]) -> str | None:
+    """What in an SQL expression looks at more than one document: a window, or a subquery over the corpus; or None."""
+    ((parsed,),) = database.execute("SELECT json_serialize_sql(?)", [f"SELECT {query}"]).fetchall()
+    waiting, tables = [json.loads(parsed)], {"documents", *annotations}
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if node.get("class") == "WINDOW":
+                return f"{node['function_name']}(...) OVER looks at other documents"
+            if node.get("type") == "BASE_TABLE" and node["table_name"].lower() in tables:
+                return f"a subquery over {node['table_name']} looks at other documents"
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return None
 
 
 def _plain(number: float) -> str:

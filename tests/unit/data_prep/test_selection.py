@@ -1,18 +1,24 @@
 """Selection: the waterfall adds up, rules say what is wrong with them, and what is held out stays held out."""
 
 import json
+import tempfile
+from pathlib import Path
 
-import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
-from data_prep.held_out import HeldOut, mark_repositories
+from data_prep.held_out import HeldOut
+from data_prep.partitions import Output, Runner, side_path, write_columns, write_side_run
 from data_prep.select import Rule, SelectionConfig, load_config, read_selection, select
+from data_prep.selection.decide import held_out_rows
+from data_prep.selection.repositories import RUN, place_repositories, repository_records
 
 
 @pytest.fixture
@@ -142,6 +148,33 @@ def test_bad_sql_names_its_rule(corpus, sql):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("row_number() OVER (ORDER BY size_bytes) > 3", r"row_number\(...\) OVER looks at other documents"),
+        ("repository IN (SELECT repository FROM documents WHERE path = 'm.js')", "a subquery over documents looks"),
+        ("size_bytes > (SELECT avg(x) FROM (SELECT d.size_bytes AS x FROM documents AS d))", "a subquery over"),
+    ],
+)
+def test_a_rule_looks_at_one_document(corpus, sql, said):
+    with pytest.raises(DataError, match=f"rule 'the bad one': {said}.*one document at a time"):
+        select(corpus, "main", SelectionConfig(rules=(Rule(name="the bad one", drop=sql),)))
+
+
+def test_a_subquery_over_the_document_itself_or_over_another_file(corpus, tmp_path, rows):
+    pq.write_table(pa.table({"name": ["r03", "r05"]}), tmp_path / "list.parquet")
+    config = SelectionConfig(
+        rules=(
+            Rule(name="listed", drop=f"repository IN (SELECT name FROM '{tmp_path}/list.parquet')"),
+            Rule(name="dots", drop="(SELECT count(*) FROM unnest(string_split(path, '.')) WHERE unnest = '1') > 0"),
+        )
+    )
+    select(corpus, "main", config)
+    for row, document in zip(decisions(corpus), rows(), strict=True):
+        listed, dots = document["repository"] in ("r03", "r05"), document["path"].split(".").count("1") > 0
+        assert row["dropped_by"] == ("listed" if listed else "dots" if dots else None)
+
+
 def test_an_annotation_that_was_not_made(tmp_path, files, take):
     files(tmp_path / "root", {"a/x.py": "x = 1\n", "b/y.py": "y = 1\n"})
     take(tmp_path / "root")
@@ -190,25 +223,37 @@ def test_the_held_out_side_of_a_small_corpus_stays_when_it_grows(tmp_path, files
     assert fresh["left"]["held_out"]["repositories"] >= 2
 
 
+NO_FAMILIES = pa.table(
+    {"repository": pa.array([], pa.uint32()), "family": pa.array([], pa.binary(16)), "kept": pa.array([], pa.bool_())}
+)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 
 
-@pytest.fixture(scope="module")
-def sides():
-    """sides(names, config, pinned) is ({name: held out}, pinned) as the database decides it."""
-    with duckdb.connect() as database:
+@pytest.fixture
+def sides(tmp_path):
+    """sides(names, config, pinned) is ({name: held out}, pinned) of repositories that are left, in two shards."""
 
-        def run(repositories, config, pinned=()):
-            for table in ("left_over", "hashes", "sides"):
-                database.execute(f"DROP TABLE IF EXISTS {table}")
-            database.execute("CREATE TABLE left_over AS SELECT unnest(?::VARCHAR[]) AS repository", [repositories])
-            pins = mark_repositories(database, config, list(pinned))
-            return dict(database.execute("FROM sides").fetchall()), pins
+    def run(repositories, config, pinned=()):
+        work = Path(tempfile.mkdtemp(dir=tmp_path))
+        judged, outputs, parts = [], [], [repositories[::2], repositories[::2] + repositories[1::2]]
+        for index, names in enumerate(parts):
+            judged.append(work / f"{index}.names.arrow")
+            with open(judged[-1], "wb") as stream:
+                write_columns(stream, pa.table({"repository": pa.array(names, pa.string())}))
+            output = work / f"{index}.arrow"
+            found = repository_records(names, np.arange(len(names)), NO_FAMILIES, config.seed)
+            write_side_run(side_path(output, RUN), found)
+            outputs.append(output)
+        decided = Output(tuple(outputs), ({"sha256": ""}, {"sha256": ""}))
+        placed = place_repositories(config, pinned, decided, judged, Runner(1, 3, 1), work)
+        held = [held_out_rows(placed.paths, i, np.arange(len(names))) for i, names in enumerate(parts)]
+        assert held[0].tolist() == held[1].tolist()[: len(parts[0])]
+        return dict(zip(parts[1], held[1].tolist(), strict=True)), placed.pinned
 
-        yield run
+    return run
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     old=st.sets(names, min_size=2, max_size=12),
     new=st.sets(names, max_size=12),
