@@ -4,9 +4,8 @@ Looked at are the files that exact deduplication keeps. Files connected by pairs
 cluster; kept is one that was kept before, then the one with the most stars, then the largest, then the first by id.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +15,7 @@ from rich.progress import Progress
 
 from data_prep.annotations import annotation_directory, current_annotation, write_table
 from data_prep.dedup.catalogue import dedup_directory, hex_of, keep_only, update_catalogue
+from data_prep.dedup.compared import batches_of, targets_of, texts_at
 from data_prep.dedup.earlier import is_null
 from data_prep.dedup.exact import NAME as EXACT
 from data_prep.dedup.known_pairs import KnownPairs
@@ -24,7 +24,7 @@ from data_prep.dedup.pairs import BAND, NEEDED, Comparison, Items, highest_of_sh
 from data_prep.dedup.relate import Ranking, clusters_of_shard, compare_at, relate
 from data_prep.dedup.settings import NearSettings
 from data_prep.dedup.steps import Level, make_runner
-from data_prep.documents import corpus_fingerprint, list_shards, shard_batches
+from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.partitions import (
@@ -40,14 +40,13 @@ from data_prep.partitions import (
     write_side_run,
 )
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory
-from data_prep.storage import as_path, open_parquet, read_parquet
+from data_prep.storage import as_path, read_parquet
 
 NAME = "near_dedup"
 FORMAT = "data_prep.near_dedup/2"
 SIGNATURES = "data_prep.signatures/2"
 BANDS = "bands.npy"
 _ORDER = (("stars", "descending"), ("size_bytes", "descending"), ("id", "ascending"))
-_BATCH_ROWS = 512
 _BAND_BYTES = 56  # that a task holds for each band of a document, at most about
 
 
@@ -74,8 +73,11 @@ def annotate_near(
         if not all("kept_rows" in manifest for manifest in exact):
             raise DataError(f"{corpus}: {EXACT} was made by an older version; run `data dedup` without --near")
         after = {EXACT: exact[0]["run"] if exact else ""}
-        asked = fingerprint(FORMAT, settings.model_dump())
-        level = Level(corpus, NAME, fingerprint(asked, whole, after), asked, after, kept_flags)
+        targets = targets_of(corpus, settings)
+        more = ["target"] if targets else []
+        asked = fingerprint(FORMAT, settings.model_dump(exclude={"text"}), *more)
+        made_of = fingerprint(asked, whole, after, *(digest for _, digest in targets.values()))
+        level = Level(corpus, NAME, made_of, asked, after, kept_flags)
         manifests = level.finished(rekey)
         if manifests is None:
             comparison = compare_at(settings.permutations, settings.threshold, settings.recall, settings)
@@ -141,27 +143,33 @@ def make_signatures(corpus: Path, settings: NearSettings, cut: Bands, runner: Ru
     shards = list_shards(corpus)
     keep_only(folder, {shard.stem for shard in shards})
     asked = (SIGNATURES, settings.permutations, settings.ngram_words, settings.seed, cut.bands, cut.rows)
+    targets = targets_of(corpus, settings)
     tasks = []
     for shard in shards:
         exact = annotation_directory(corpus, EXACT) / shard.name
-        made_of = fingerprint(asked, finished_manifest(shard)["sha256"], finished_manifest(exact)["kept_rows"])
+        target, digest = targets.get(shard.name, (None, None))
+        more = [digest] if digest else []
+        made_of = fingerprint(asked, finished_manifest(shard)["sha256"], finished_manifest(exact)["kept_rows"], *more)
         output = folder / f"{shard.stem}.arrow"
-        tasks.append(ShardTask(output, made_of, write_signatures, (output, shard, exact, settings, cut)))
+        tasks.append(ShardTask(output, made_of, write_signatures, (output, shard, exact, settings, cut, target)))
     return runner.run("signatures", tasks, reads_text=True)
 
 
 def write_signatures(
-    stream: BinaryIO, output: Path, shard: Path, exact: Path, settings: NearSettings, cut: Bands
+    stream: BinaryIO,
+    output: Path,
+    shard: Path,
+    exact: Path,
+    settings: NearSettings,
+    cut: Bands,
+    target: Path | None = None,
 ) -> dict[str, Any]:
     """Shard function: signatures of the files of one documents shard that are no exact duplicates."""
     looked_at = is_null(read_parquet(exact, ["duplicate_of"]), "duplicate_of").astype(bool)
     factors = permutation_factors(settings.permutations, settings.seed)
     signed, counts = [np.empty((0, settings.permutations), np.uint32)], [np.empty(0, np.int64)]
-    read_bytes = done = 0
-    for batch in shard_batches(shard, ["text"], _BATCH_ROWS):
-        texts = batch["text"].filter(pa.array(looked_at[done : done + len(batch)]))
-        done += len(batch)
-        flat, offsets = _bytes_of(texts)
+    read_bytes = 0
+    for flat, offsets in batches_of(shard, looked_at, target):
         signature, ngrams = text_signatures(flat, offsets, settings.ngram_words, factors)
         signed.append(signature)
         counts.append(ngrams)
@@ -182,50 +190,32 @@ def band_records(rows: np.ndarray, signature: np.ndarray, with_set: np.ndarray, 
 
 def make_sets(corpus: Path, settings: NearSettings, runner: Runner, work: Path, merged: Output) -> Output:
     """For each documents shard a table (row, set) of the files that some pair needs."""
-    tasks, common = [], (merged.side(NEEDED), settings.ngram_words)
+    tasks, common, targets = [], (merged.side(NEEDED), settings.ngram_words), targets_of(corpus, settings)
     for index, shard in enumerate(list_shards(corpus)):
         output = work / "sets" / f"{shard.stem}.arrow"
         made_of = fingerprint(merged.digest, index)
-        tasks.append(ShardTask(output, made_of, write_sets, (shard, shard_range(index)), common))
+        target = targets.get(shard.name, (None, None))[0]
+        tasks.append(ShardTask(output, made_of, write_sets, (shard, target, shard_range(index)), common))
     return runner.run("sets of words", tasks, reads_text=merged.total("rows") > 0)
 
 
 def write_sets(
-    stream: BinaryIO, shard: Path, keys: tuple[int, int], needed: Sequence[Path], ngram_words: int
+    stream: BinaryIO,
+    shard: Path,
+    target: Path | None,
+    keys: tuple[int, int],
+    needed: Sequence[Path],
+    ngram_words: int,
 ) -> dict[str, Any]:
     """Shard function: the sets of hashed n-grams of the rows that the runs `needed` name."""
     found, _ = read_runs(needed, keys)
     rows = found["key"][group_bounds(found["key"])[0]] - np.uint64(keys[0])
-    sets = [text_set(text, ngram_words) for text in _texts_at(shard, rows.astype(np.int64))]
+    sets = [text_set(text, ngram_words) for text in texts_at(shard, rows.astype(np.int64), target)]
     offsets = np.cumsum([0, *map(len, sets)])
     members = np.concatenate([np.empty(0, np.uint64), *sets])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(members))
     write_columns(stream, pa.table({"row": pa.array(rows, pa.uint32()), "set": lists}))
     return {"rows": len(rows)}
-
-
-def _texts_at(shard: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The texts (UTF-8, uint8) of some rows, in order; only row groups that hold one are read."""
-    with open_parquet(shard) as file:
-        begin = 0
-        for group in range(file.num_row_groups):
-            end = begin + file.metadata.row_group(group).num_rows
-            inside = rows[(rows >= begin) & (rows < end)] - begin
-            begin = end
-            if len(inside):
-                texts = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-                flat, offsets = _bytes_of(texts.combine_chunks().take(pa.array(inside)))
-                yield from (flat[a:b] for a, b in pairwise(offsets))
-
-
-def _bytes_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """All texts as bytes (uint8), and where each begins and the last ends (int64)."""
-    texts = texts.cast(pa.large_string())
-    if not len(texts):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = texts.buffers()
-    found = np.frombuffer(offsets, np.int64, len(texts) + 1, 8 * texts.offset)
-    return np.frombuffer(data or b"", np.uint8), found
 
 
 def write_annotation(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,9 @@ class NearSettings(Settings):
     """A candidate whose sketches say that it is this many standard deviations under the threshold is left unread."""
     seed: int = Field(1, ge=0, lt=1 << 32)
     """Of the permutations."""
+    text: Literal["all", "target"] | None = None
+    """What of a document is compared. None: its target where the annotation `commits` says where that begins, else all
+    of it."""
 
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> NearSettings:
