@@ -30,13 +30,13 @@ _ABOUT = ("id", "repository", "path", "language", "size_bytes")
 def count_shard(stream: BinaryIO, index: int, shard: Path, plan: Plan, examples: int) -> dict[str, Any]:
     """Shard function: how many documents there are of each kind that the next round draws, and of what was recalled.
 
-    Writes JSON: `counts`, `examples` (kind -> those with the smallest keys; of `WRONG`, in held-out repositories), and
-    after a round `recalled` and `recalled_again` (by the round before it, too).
+    Writes JSON: `counts`, `examples` (of kinds that the last round has changed, and `WRONG`, in held-out repositories:
+    those with the smallest keys), and after a round `recalled` and `recalled_again` (by the round before it, too).
     """
     documents = read_parquet(shard, list(_ABOUT), use_threads=False)
     state = ShardState(plan, index, id_words(documents["id"]))
     kinds = {kind: state.candidates[kind] for kind in plan.kinds()}
-    shown = {kind: mask for kind, mask in kinds.items() if kind not in (SEEDS, RANDOM)}
+    shown = {kind: kinds[kind] for kind in plan.changing_kinds()}
     said: dict[str, Any] = {"counts": {kind: int(mask.sum()) for kind, mask in kinds.items()}}
     if plan.rounds:
         recalled = [state.recalled(number) for number in range(1, plan.number)][-2:]

@@ -36,12 +36,12 @@ def write_page(report: Mapping[str, Any], shards: Sequence[Path], folder: Path) 
 
 
 def _examples(report: Mapping[str, Any], shards: Sequence[Path]) -> list[list[dict[str, Any]]]:
-    """For each source: round, kind, and examples with excerpts."""
+    """For each source: when, kind, and examples with excerpts."""
     found = [
         [
-            {"round": round_["round"], "kind": kind, "examples": examples}
-            for round_ in source["rounds"]
-            for kind, examples in round_["examples"].items()
+            {"when": when, "kind": kind, "examples": examples}
+            for when, of in _stages(source)
+            for kind, examples in of.items()
             if examples
         ]
         for source in report["sources"]
@@ -59,6 +59,11 @@ def _examples(report: Mapping[str, Any], shards: Sequence[Path]) -> list[list[di
 def source_charts(index: int, source: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """`curves` and `scores` of a source, each None where there is nothing to draw; `name` begins their names."""
     return {"curves": _curves(f"{name}curves-{index}", source), "scores": _scores(f"{name}scores-{index}", source)}
+
+
+def _stages(source: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    rounds = [(f"After round {round_['round']}", round_["examples"]) for round_ in source["rounds"]]
+    return [("Before the first round", source["examples"]), *rounds]
 
 
 def _curves(name: str, source: Mapping[str, Any]) -> dict[str, Markup] | None:

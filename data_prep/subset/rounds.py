@@ -95,6 +95,11 @@ def _classifier(folder: Path, model: str) -> TextClassifier:
     return TextClassifier.load(folder)
 
 
+def forget_classifiers() -> None:
+    """Gives back their memory."""
+    _classifier.cache_clear()
+
+
 def score_shard(stream: BinaryIO, shard: Path, facts: Path, folder: Path, model: str) -> dict[str, Any]:
     """Shard function: `log_odds` (fp32) of every document of the source, null for the others."""
     classifier = _classifier(folder, model)

@@ -51,18 +51,21 @@ def find_subset(
     """
     corpus = as_path(corpus)
     _check_name(corpus, name)
-    with lock_directory(corpus):
-        run = _Run(corpus, name, config, workers, progress, engine)
-        run.write_facts()
-        run.count()
-        run.leave_out()
-        for _ in range(config.rounds):
-            run.draw_and_train()
-            run.score_and_measure()
+    try:
+        with lock_directory(corpus):
+            run = _Run(corpus, name, config, workers, progress, engine)
+            run.write_facts()
             run.count()
-        report = run.annotate()
-        write_page(report, run.shards.paths, run.folder)
-        return report
+            run.leave_out()
+            for _ in range(config.rounds):
+                run.draw_and_train()
+                run.score_and_measure()
+                run.count()
+            report = run.annotate()
+            write_page(report, run.shards.paths, run.folder)
+            return report
+    finally:
+        rounds.forget_classifiers()  # where texts were scored in this process
 
 
 def _check_name(corpus: Path, name: str) -> None:

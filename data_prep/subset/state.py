@@ -105,6 +105,15 @@ class Plan:
         """What the next round draws; a document that is drawn twice is of the kind that comes first."""
         return [SEEDS, *(found(number) for number in range(1, self.number)), *self.hard_kinds(), RANDOM]
 
+    def changing_kinds(self) -> list[str]:
+        """Kinds that the last round has changed the candidates of; before the first, hard negatives."""
+        hard = [
+            kind
+            for kind, index in self.hard_kinds().items()
+            if self.source.hard_negatives[index].recalled or not self.rounds
+        ]
+        return [found(len(self.rounds)), *hard] if self.rounds else hard
+
     def key(self, words: np.ndarray, kind: str) -> np.ndarray:
         """uint64 [rows]. Positives stay what they are; negatives are drawn anew in each round."""
         anew = () if is_positive(kind) else (self.number,)

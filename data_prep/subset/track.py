@@ -180,5 +180,6 @@ class Track:
             "documents": sum(manifest["documents"] for manifest in self.facts),
             "size_bytes": sum(manifest["size_bytes_inside"] for manifest in self.facts),
             "seeds": self.counts[0]["counts"][SEEDS],
+            "examples": self.counts[0]["examples"],
             "rounds": made,
         }
