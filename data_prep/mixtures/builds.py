@@ -32,6 +32,8 @@ class Build:
     """Digest of what was selected; None for builds that were made elsewhere."""
     content: str | None
     """SHA-256 of the tokens."""
+    on_target: bool = False
+    """Whether it records the targets of documents, on which alone there is loss."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -75,6 +77,9 @@ def _checked(category: str, builds: Sequence[Build]) -> list[Build]:
             f"category {category}: {one} and {other} are of different selections, so they are no epochs of the same "
             "documents; build the older again, or make them two categories"
         )
+    if len({build.on_target for build in builds}) > 1:
+        one, other = (next(b.prefix for b in builds if b.on_target == on_target) for on_target in (True, False))
+        raise DataError(f"category {category}: {one} has loss on targets alone, and {other} has not; build one again")
     seen: dict[Any, Build] = {}
     for build in builds:
         key = build.content or (build.rate, build.epoch)
@@ -122,6 +127,7 @@ def _build_of(prefix: str, manifest: dict[str, Any]) -> Build:
         tokenizer=(tokenizer["digest"], int(tokenizer["vocab_size"])),
         selection=manifest.get("selection"),
         content=content,
+        on_target="loss" in manifest,
     )
 
 

@@ -24,6 +24,7 @@ def blend_of(phase: PhasePlan) -> list[dict[str, Any]]:
             "builds": [build.prefix for build in entry.builds],
             "weight": entry.share,
             "fim": entry.rate,
+            **({"loss": "target"} if any(build.on_target for build in entry.builds) else {}),
         }
         for entry in phase.entries
     ]

@@ -18,6 +18,8 @@ from data_prep.mixtures.settings import MixtureConfig, load_config
 from data_prep.mixtures.write import blend_of
 from data_prep.select import SelectionConfig, select
 from megatron_seed.config.load import dump_recipe, load_recipe
+from megatron_seed.data.held_out import check_data
+from megatron_seed.data.loader import PhaseData
 from megatron_seed.errors import SeedError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "mixtures.yaml"
@@ -98,7 +100,7 @@ def test_the_shipped_example_makes_blends_that_the_recipes_take(report_builds: P
     for plain, phase, name in zip(before.phases, after.phases, names, strict=True):
         assert (phase.name, phase.tokens, phase.fim) == (name, plain.tokens, plain.fim)
         written = yaml.safe_load((report_builds / "mixtures" / name / "blend.yaml").read_text())
-        assert [source.model_dump(mode="json") for source in phase.blend] == written
+        assert [source.model_dump(mode="json", exclude_none=True) for source in phase.blend] == written
         assert sum(source.weight for source in phase.blend) == pytest.approx(1)
     if recipe == "seed_coder_8b/pretrain":
         assert [source.weight for source in after.phases[0].blend] == [0.8, 0.2]
@@ -166,6 +168,12 @@ def test_whole_documents_need_one_build_however_often_they_are_read() -> None:
     assert blend_of(planned.phases[0]) == [
         {"name": "a", "builds": ["builds/a/train-fim0.0-epoch0"], "weight": 1.0, "fim": 0.0}
     ]
+
+
+def test_loss_on_targets_is_said_where_the_builds_record_them(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "c" / "train-fim0.0-epoch0", 10, 0.0, 0, loss={"on": "target", "tokens": 3})
+    (phase,) = plan(config_of([ONE]), {"a": find_builds("a", [str(tmp_path / "c")])}).phases
+    assert blend_of(phase)[0]["loss"] == "target"
 
 
 def test_epochs_of_phases_that_follow_each_other_add_up() -> None:
@@ -270,6 +278,10 @@ def test_builds_that_nothing_may_train_on(tmp_path: Path) -> None:
         find_builds("g", [f"{tmp_path}/g", f"{tmp_path}/h"])
     with pytest.raises(DataError, match="the same build"):
         find_builds("g", [f"{tmp_path}/g", f"{tmp_path}/g/train-fim0.0-epoch0"])
+    write_manifest(tmp_path / "g" / "train-fim0.5-epoch0", 10, 0.5, 0, loss={"on": "target"})
+    with pytest.raises(DataError, match=r"has loss on targets alone, and .* has not"):
+        find_builds("g", [str(tmp_path / "g")])
+    (tmp_path / "g" / "train-fim0.5-epoch0.manifest.json").unlink()
     (tmp_path / "g" / "train-fim0.0-epoch0.bin").write_bytes(b"")
     with pytest.raises(DataError, match="has 0 bytes, and its manifest says"):
         find_builds("g", [str(tmp_path / "g")])
@@ -346,6 +358,34 @@ def real_builds(take, files, tmp_path: Path, tokenizer_dir: Path) -> dict[str, P
             build(tmp_path / "corpus", name, tokenizer_dir, tmp_path / name, split, [0.0], [0], 1234, 1)
         found[name] = tmp_path / name
     return found
+
+
+def test_a_run_takes_the_blend_of_real_builds(
+    real_builds: dict[str, Path], tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    """The checks of a run's start, on what was written: builds, rates, tokenizer."""
+    config = tmp_path / "mixtures.yaml"
+    categories = {name: {"builds": str(path)} for name, path in real_builds.items()}
+    shares = {"everything": {"share": 0.25}, "python": {"share": 0.75}}
+    config.write_text(
+        yaml.safe_dump({"categories": categories, "phases": [{"name": "p", "tokens": 999, "blend": shares}]})
+    )
+    result = CliRunner().invoke(app, ["mixtures", str(config), str(tmp_path / "out")])
+    assert "phases.0.blend=" in result.output and "phases.0.tokens=999" in result.output
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.replace("64", "8").replace("seed_coder_tiny", "seed_coder_tiny, vocab_size: 383"))
+    changes = [f"phases.0.blend={tmp_path}/out/p/blend.yaml", "phases.0.tokens=999", f"tokenizer={tokenizer_dir}"]
+    with pytest.raises(SeedError, match=r"no file blend\.yaml"):
+        load_recipe(recipe, changes)
+    recipe.write_text(recipe.read_text().replace("blend: blend.yaml", "blend: []"))
+    loaded = load_recipe(recipe, changes)
+    check_data(loaded)
+    data = PhaseData.open(loaded.phases[0], 1, 383, {})
+    assert [data.blend.counts(400)[i] for i in (0, 1)] == [100, 300]
+    with pytest.raises(
+        SeedError, match=r"built with fill-in-the-middle at rate 0\.0, but the phase asks for fim: 0\.5"
+    ):
+        check_data(load_recipe(recipe, [*changes, "phases.0.blend.1.fim=0.5"]))
 
 
 def test_documents_in_two_categories_are_counted_and_held_out_repositories_refused(
