@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,11 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Sample:
-    """What is rated: files in all, their languages in proportion, out of a selection, asked with a prompt."""
+    """What is rated: so many documents (of code in the report's proportions) out of a selection, under a prompt."""
 
     files: int
     selection: str | None
     prompt: str
-    counts: Mapping[str, int] | None = None
-    """None: the report's."""
 
 
 def rate_and_score(
@@ -70,7 +68,7 @@ def ask(config: FullConfig, corpus: Path, name: str, sample: Sample) -> dict[str
             None,
             {
                 "prompt": sample.prompt,
-                "sample": {"files": sample.files, "selection": sample.selection, "counts": sample.counts},
+                "sample": {"files": sample.files, "selection": sample.selection},
                 "request": {"model": config.oracle_model or stand_in.MODEL},
                 "endpoint": endpoint,
                 "keep_explanations": True,

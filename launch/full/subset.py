@@ -48,7 +48,7 @@ def _asked(seed: float, good: float, poor: float) -> dict[str, Any]:
             {"name": "uncommented", "where": f"quality.score >= {good} AND structure.comment_share = 0"},
             {"name": "recalled but poor", "where": f"quality.score < {poor}", "recalled": True},
         ],
-        "new_positives": {"where": f"quality.score >= {good}", "probability": 0.8},
+        "new_positives": {"where": f"quality.score >= {good}", "probability": 0.5},
         "validation": {"fraction": 0.2, "minimum_repositories": 4},
         "sources": [
             {

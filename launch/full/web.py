@@ -16,11 +16,16 @@ from launch.stages import Stages
 CODE, CATEGORY = "about_code", "category"
 """Annotations of the two classifiers."""
 RATED, KEPT = "rated", "kept"
-_LANGUAGE = "Web"
-_NOT_RECALLED = {
-    "name": "not_recalled",
-    "drop": f"NOT coalesce(web.has_code, false) AND NOT coalesce({CODE}.recalled, false)",
-}
+# Ten words are the report's; what else is junk, and how much of it, is ours.
+_RULES = (
+    {"name": "few_words", "drop": "page.words < 10"},
+    {"name": "repeated_lines", "drop": "page.repeated_line_share > 0.3"},
+    {"name": "notice", "drop": "len(page.notices) > 0 AND page.words < 100"},
+    {"name": "other_language", "drop": "page.natural_language <> 'en'"},
+    {"name": "contaminated", "drop": "decontamination.ngrams > 0"},
+)
+_FREQUENT = 60
+"""Labelled pages of a kind of sites without which it counts as `other`; ours."""
 # Few documents, so small sides; the shares of the split are ours.
 _CLASSIFIER = {"minimum_train": 20, "minimum_evaluated": 3, "split": {"train": 0.6, "validation": 0.2}}
 
@@ -42,19 +47,23 @@ def prepare_web(config: FullConfig, stages: Stages) -> dict[str, Any]:
     recall = stages.run("web recall", asked, lambda: _classify(config, corpus, CODE, "web_recall"))
     categories = stages.run("web categories", asked, lambda: _classify(config, corpus, CATEGORY, "site_category"))
     inputs = [pages["digest"], recall["digest"], categories["digest"]]
-    rated = stages.run("web candidates", inputs, lambda: _select_rated(config, corpus))
-    sample = Sample(config.oracle_pages, RATED, "web", {_LANGUAGE: 1})
+    rated = stages.run("web candidates", inputs, lambda: _select_rated(config, corpus, recall))
+    sample = Sample(config.oracle_pages, RATED, "web")
     quality = rate_and_score(config, stages, "web", corpus, rated["selected"], sample)
-    chosen = stages.run("web selection", [inputs, quality["digest"]], lambda: _select_kept(config, corpus))
+    chosen = stages.run(
+        "web selection",
+        [inputs, quality["digest"]],
+        lambda: _select_kept(config, corpus, recall, categories),
+    )
     return {"kinds": kinds, **pages, "recall": recall, "categories": categories, "quality": quality, **chosen}
 
 
 def _prepare(config: FullConfig, corpus: Path) -> dict[str, Any]:
-    from data_prep.web.run import WebSource, import_pages
-
     from data_prep.annotate import annotate
     from data_prep.annotators.base import AnnotatorSpec
     from data_prep.dedup.levels import deduplicate
+    from data_prep.documents import corpus_fingerprint
+    from data_prep.web.run import WebSource, import_pages
     from data_prep.web.settings import load_config
 
     with bars() as progress:
@@ -64,61 +73,74 @@ def _prepare(config: FullConfig, corpus: Path) -> dict[str, Any]:
         specs = [AnnotatorSpec("page"), AnnotatorSpec("secrets")]
         specs.append(AnnotatorSpec.of("decontamination", benchmarks=benchmark_files(config.benchmarks)))
         annotate(corpus, specs, config.workers, progress=progress)
-    from data_prep.documents import corpus_fingerprint
-
     return {"documents": report.documents, "text_bytes": report.text_bytes, "digest": corpus_fingerprint(corpus)}
 
 
 def _classify(config: FullConfig, corpus: Path, name: str, prompt: str) -> dict[str, Any]:
-    """Has a sample labelled, trains a fastText classifier on the labels, and asks it about every page."""
+    """Has a sample labelled, trains a fastText classifier on the labels, and asks it about every page.
+
+    Where there are too few pages or sites to train on, `classifier` is None and `left_out` says why.
+    """
     from data_prep.classify.apply import apply_classifier
     from data_prep.classify.settings import load_config
     from data_prep.classify.train import train_classifier
+    from data_prep.errors import DataError
 
-    oracle = ask(config, corpus, name, Sample(config.labelled_pages, None, prompt, {_LANGUAGE: 1}))
-    found = {"positive": "code", "recall": 0.99} if name == CODE else {}
-    asked = load_config(None, {**_CLASSIFIER, "label": f"oracle_{name}.label", **found})
+    oracle = ask(config, corpus, name, Sample(config.labelled_pages, None, prompt))
+    asked = load_config(None, {**_CLASSIFIER, **_labels(name, oracle["labels"])})
     out = config.run_dir / "classifiers" / name
-    about = train_classifier(corpus, out, asked, config.workers)
+    try:
+        about = train_classifier(corpus, out, asked, config.workers)
+    except DataError as error:
+        return {"oracle": oracle, "classifier": None, "left_out": str(error), "digest": oracle["digest"]}
     with bars() as progress:
-        said = apply_classifier(corpus, out, name, config.workers, progress)
-    keys = ("documents", "measured", "threshold", "positive", "labels")
-    return {
-        "oracle": oracle,
-        "classifier": {key: about.get(key) for key in keys},
-        "said": said,
-        "digest": f"{oracle['digest']} {about['inputs']}",
-    }
+        said = apply_classifier(corpus, out, name, config.workers, progress=progress)
+    found = {key: about.get(key) for key in ("documents", "measured", "threshold", "recall", "labels")}
+    return {"oracle": oracle, "classifier": found, "said": said, "digest": f"{oracle['digest']} {about['inputs']}"}
 
 
-def _junk_rules() -> list[dict[str, Any]]:
-    from data_prep.web.rules import JUNK_RULES
+def _labels(name: str, given: dict[str, int]) -> dict[str, Any]:
+    """What a classifier learns of the oracle's labels: whether a page is about code, or the frequent kinds of sites."""
+    label = f"oracle_{name}.label"
+    if name == CODE:
+        return {"label": label, "positive": "code", "recall": 0.99}
+    frequent = ", ".join(f"'{kind}'" for kind, pages in given.items() if pages >= _FREQUENT and kind != "other")
+    return {"label": f"CASE WHEN {label} IN ({frequent or 'NULL'}) THEN {label} ELSE if({label} = '', '', 'other') END"}
 
-    return [rule.model_dump() for rule in JUNK_RULES]
 
-
-def _config(more: list[dict[str, Any]]) -> Any:
+def _config(recall: dict[str, Any], *more: dict[str, Any]) -> Any:
+    """The rules on pages, and `more`. Without a classifier nothing is recalled, and only pages with code tags pass."""
     from data_prep.select import SelectionConfig
 
-    contaminated = {"name": "contaminated", "drop": "decontamination.ngrams > 0"}
-    rules = [*_junk_rules(), _NOT_RECALLED, contaminated, *more]
+    # Exact and near duplicates; sites are no repositories, so nothing is asked of copies of whole ones.
+    repeats = [
+        {"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL"},
+        {"name": "near_duplicate", "drop": "near_dedup.duplicate_of IS NOT NULL"},
+    ]
+    recalled = f"coalesce({CODE}.recalled, false)" if recall["classifier"] else "false"
+    not_recalled = {"name": "not_recalled", "drop": f"NOT coalesce(web.has_code, false) AND NOT {recalled}"}
+    rules = [*repeats, *_RULES, not_recalled, *more]
     held_out = {"fraction": 0.1, "minimum_repositories": 3}
-    return SelectionConfig.model_validate({"variant": "file", "rules": rules, "redact": REDACTED, "held_out": held_out})
+    return SelectionConfig.model_validate({"variant": None, "rules": rules, "redact": REDACTED, "held_out": held_out})
 
 
-def _select_rated(config: FullConfig, corpus: Path) -> dict[str, Any]:
+def _select_rated(config: FullConfig, corpus: Path, recall: dict[str, Any]) -> dict[str, Any]:
     """What quality is asked of: pages that are no junk and hold code tags or were recalled; one filter for both."""
     from data_prep.select import select
 
     with bars() as progress:
-        made = select(corpus, RATED, _config([]), progress, config.workers)
+        made = select(corpus, RATED, _config(recall), progress, config.workers)
     return {"selected": f"{made['digest']} {made['corpus_fingerprint']}"}
 
 
-def _select_kept(config: FullConfig, corpus: Path) -> dict[str, Any]:
+def _select_kept(
+    config: FullConfig, corpus: Path, recall: dict[str, Any], categories: dict[str, Any]
+) -> dict[str, Any]:
+    """Drops the lowest tenth of each kind of site, or of all where kinds could not be told apart."""
     from data_prep.select import select
 
-    rule = {"name": "low_quality", "lowest": {"of": "quality.score", "share": 0.1, "per": f"{CATEGORY}.label"}}
+    lowest = {"of": "quality.score", "share": 0.1, "per": f"{CATEGORY}.label" if categories["classifier"] else None}
+    rule = {"name": "low_quality", "lowest": lowest}
     with bars() as progress:
-        made = select(corpus, KEPT, _config([rule]), progress, config.workers)
+        made = select(corpus, KEPT, _config(recall, rule), progress, config.workers)
     return {"kept": f"{made['digest']} {made['corpus_fingerprint']}", "dropped": made["dropped"], "left": made["left"]}

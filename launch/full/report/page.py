@@ -64,7 +64,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         charts=_charts(results),
         web=corpus_facts(1, web.corpus_of(config), web.KEPT, results["web"]["quality"]),
         web_page=page_before_and_after(web.archives_of(config), web.corpus_of(config), web.KEPT),
-        site_kinds=site_kinds(web.corpus_of(config), web.KEPT, web.CATEGORY),
+        site_kinds=_site_kinds(config, results["web"]),
         model_facts=model_facts(results["training"]["model"]),
         layout=layout(results["training"]),
         sources=_held_out_sources(results["training"]),
@@ -74,13 +74,17 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     return page.strip() + "\n"
 
 
+def _site_kinds(config: FullConfig, found: dict[str, Any]) -> list[dict[str, Any]]:
+    return site_kinds(web.corpus_of(config), web.KEPT, web.CATEGORY) if found["categories"]["classifier"] else []
+
+
 def _charts(results: dict[str, Any]) -> dict[str, Any]:
-    training, recall = results["training"], results["web"]["recall"]["classifier"]["measured"]["recall"]
+    training, classifier = results["training"], results["web"]["recall"]["classifier"]
     sources = results["subset"]["report"]["sources"]
     return {
         "loss": loss_chart(training),
         "held_out": held_out_chart(training),
-        "recall": curve_chart(recall, "recall-of-code"),
+        "recall": curve_chart(classifier["measured"]["recall"], "recall-of-code") if classifier else None,
         "subset": [source_charts(number, source, "subset-") for number, source in enumerate(sources)],
     }
 
