@@ -160,8 +160,8 @@ class LearningRate(Section):
         return self
 
 
-class SourceConfig(Section):
-    """One data source of a blend."""
+class BuildsConfig(Section):
+    """Builds under one name."""
 
     name: str
     builds: tuple[str, ...] = Field(min_length=1)
@@ -175,6 +175,14 @@ class SourceConfig(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+class SourceConfig(BuildsConfig):
+    """One data source of a blend."""
+
+    loss: Literal["all", "target"] | None = None
+    """Tokens whose loss counts: all, or the targets of documents, which the builds must record. None: the targets where
+    the builds record them (`data build --loss target`)."""
 
 
 class BatchRamp(Section):
@@ -275,11 +283,17 @@ class OptimizerConfig(Section):
     """Global norm; 0 turns clipping off."""
 
 
-class HeldOutConfig(SourceConfig):
+class HeldOutConfig(BuildsConfig):
     """One held-out build."""
 
-    score: Literal["all", "middle"] = "all"
-    """Tokens whose loss counts: all, or those of the middles that infilling documents ask for."""
+    score: Literal["all", "middle", "target"] | None = None
+    """Tokens whose loss counts: all, those of the middles that infilling documents ask for, or the targets, which the
+    build must record. None: the targets where the build records them, else all."""
+
+    @property
+    def loss(self) -> Literal["all", "target"] | None:
+        """Like a source's."""
+        return "all" if self.score == "middle" else self.score
 
 
 class EvaluationConfig(Section):

@@ -32,14 +32,15 @@ class HeldOut:
     sequences: int
     """Windows that are evaluated."""
     middle_id: int | None = None
-    """Token before the middle of an infilling document, where only middles count."""
+    """Token before the middle of an infilling document, where only middles count. Where only targets do, the build
+    says where they begin."""
     encoder: Encoder | None = None
     """Of the tokenizer that made the build."""
 
     @classmethod
     def open(
         cls,
-        source: SourceConfig,
+        source: SourceConfig | HeldOutConfig,
         vocab_size: int,
         sequence_length: int,
         max_sequences: int,
@@ -60,10 +61,10 @@ class HeldOut:
     @functools.cached_property
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes of text per token whose loss counts: exactly, where the tokenizer tells what each stands for,
-        else as in the whole build. None where neither is known; whole documents say nothing of their middles."""
+        else as in the whole build. None where neither is known; whole documents say nothing of their parts."""
         sizes = self.encoder.token_sizes if self.encoder else None
         if sizes is None:
-            return self.density if self.middle_id is None else None
+            return self.density if self._all_count else None
         tokens = size_bytes = 0
         for number in range(self.sequences):
             labels = self.window(number)[1:][self.counted(number)]
@@ -75,20 +76,30 @@ class HeldOut:
         return np.asarray(self.build.tokens[start : start + self.sequence_length + 1], np.int64)
 
     def counted(self, number: int) -> np.ndarray:
-        """[sequence_length] bool, the labels of a window whose loss counts: all, or the middles with their end."""
-        counts = np.full(self.sequence_length, self.middle_id is None)
-        if self.middle_id is None:
+        """[sequence_length] bool, labels of a window whose loss counts: all, or middles or targets with their end."""
+        counts = np.full(self.sequence_length, self._all_count)
+        if self._all_count:
             return counts
         starts, first = self.build.starts, self._start(number) + 1
         last = first + self.sequence_length
         document = int(np.searchsorted(starts, first, side="right")) - 1
         while document < len(starts) - 1 and starts[document] < last:
-            begin, end = int(starts[document]), int(starts[document + 1])
-            (markers,) = np.nonzero(self.build.tokens[begin:end] == self.middle_id)
-            if len(markers):
-                counts[max(0, begin + int(markers[0]) + 1 - first) : max(0, end - first)] = True
+            end = int(starts[document + 1])
+            counts[max(0, self._counts_from(document) - first) : max(0, end - first)] = True
             document += 1
         return counts
+
+    @property
+    def _all_count(self) -> bool:
+        return self.middle_id is None and self.build.loss_starts is None
+
+    def _counts_from(self, document: int) -> int:
+        """The first token of a document whose loss counts, counted in the build; its end where none does."""
+        begin, end = self.build.starts[document : document + 2].tolist()
+        if self.build.loss_starts is not None:
+            return begin + int(self.build.loss_starts[document])
+        (markers,) = np.nonzero(self.build.tokens[begin:end] == self.middle_id)
+        return begin + int(markers[0]) + 1 if len(markers) else end
 
     def _start(self, number: int) -> int:
         windows = (self.build.token_count - 1) // self.sequence_length
@@ -128,7 +139,7 @@ def held_out_of(recipe: Recipe, phase: PhaseConfig) -> list[HeldOut]:
 
 def _middle_id(source: HeldOutConfig, encoder: Encoder | None) -> int | None:
     """The token that begins what is scored; None to score everything."""
-    if source.score == "all":
+    if source.score != "middle":
         return None
     if encoder is None:
         raise SeedError(

@@ -27,6 +27,8 @@ class IndexedTokens:
     token_count: int
     document_lengths: np.ndarray
     """[documents], tokens of each."""
+    loss_starts: np.ndarray | None = None
+    """[documents] int32, first token of each whose loss counts, counted in it; None where all count."""
 
     @classmethod
     def open(cls, prefix: Path | str, thorough: bool = True) -> IndexedTokens:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megatron_seed.config.schema import PhaseConfig, SourceConfig
+from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, SourceConfig
 from megatron_seed.data.blend import Blend, BlendMemo
 from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.data.loss import with_loss_starts
 from megatron_seed.data.manifest import check_manifest
 from megatron_seed.data.stream import Piece, TokenStream
 from megatron_seed.errors import SeedError
@@ -93,6 +94,13 @@ class PhaseData:
             filled += stop - start
         return sorted(start for start in starts if start < length)
 
+    def counted(self, index: int) -> np.ndarray | None:
+        """[sequence_length] bool, which labels of a sample have a loss; None for all of them."""
+        chosen, before = self.blend.source(index)
+        stream = self.streams[chosen]
+        parts = [stream.counted(start, stop - start) for start, stop in self._windows(stream).ranges(before)]
+        return None if parts[0] is None else np.concatenate(parts)[1:]
+
     def micro_batches(self, first_sample: int, batch_size: int, data_rank: int, data_size: int) -> Iterator[Batch]:
         """This rank's micro-batches of a step over samples [first_sample, first_sample + batch_size)."""
         size = self.phase.micro_batch_size
@@ -103,7 +111,8 @@ class PhaseData:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """These samples as one micro-batch."""
         documents = [self.documents(number) for number in numbers] if self.phase.document_mask else None
-        return collate([self.sample(number) for number in numbers], documents)
+        counted = [self.counted(number) for number in numbers]
+        return collate([self.sample(number) for number in numbers], documents, counted)
 
 
 def windows_of(phase: PhaseConfig, seed: int, source: str, cursors: Mapping[str, Cursor]) -> Windows:
@@ -130,9 +139,14 @@ def same_order(phase: PhaseConfig, other: PhaseConfig) -> bool:
     )
 
 
-def collate(samples: list[np.ndarray], documents: list[list[int]] | None = None) -> Batch:
+def collate(
+    samples: list[np.ndarray],
+    documents: list[list[int]] | None = None,
+    counted: Sequence[np.ndarray | None] = (),
+) -> Batch:
     """Stack samples of [seq + 1] tokens. With document starts the batch also has `document_ends` [documents + 1] int32,
-    counted over all its rows, and no loss where the label belongs to another document."""
+    counted over all its rows, and no loss where the label belongs to another document. `counted` [seq] says for each
+    sample which labels have a loss; None for all."""
     tokens = torch.from_numpy(np.stack(samples))
     rows, length = tokens.shape[0], tokens.shape[1] - 1
     batch = {
@@ -140,6 +154,9 @@ def collate(samples: list[np.ndarray], documents: list[list[int]] | None = None)
         "labels": tokens[:, 1:].contiguous(),
         "loss_mask": torch.ones(rows, length),
     }
+    for row, counts in enumerate(counted):
+        if counts is not None:
+            batch["loss_mask"][row] = torch.from_numpy(counts.astype(np.float32))
     if documents is not None:
         starts = [row * length + start for row, own in enumerate(documents) for start in own]
         batch["document_ends"] = torch.tensor([*starts, rows * length], dtype=torch.int32)
@@ -148,7 +165,7 @@ def collate(samples: list[np.ndarray], documents: list[list[int]] | None = None)
 
 
 def open_builds(
-    source: SourceConfig, vocab_size: int | None, fim: float | None = None, thorough: bool = False
+    source: SourceConfig | HeldOutConfig, vocab_size: int | None, fim: float | None = None, thorough: bool = False
 ) -> list[IndexedTokens]:
     """Open the builds of a source and hold their manifests against what the run expects (None: expects nothing).
 
@@ -157,4 +174,4 @@ def open_builds(
     builds = [IndexedTokens.open(prefix, thorough) for prefix in source.builds]
     for build in builds:
         check_manifest(build, vocab_size, fim, thorough)
-    return builds
+    return [with_loss_starts(build, source.loss, thorough) for build in builds]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +28,12 @@ class Infilling(Part):
     rate: float
 
 
+class Loss(Part):
+    """Which tokens a build asks to count; see `megatron_seed.data.loss`."""
+
+    on: Literal["target"]
+
+
 class File(Part):
     sha256: str
 
@@ -37,6 +43,8 @@ class BuildManifest(Part):
 
     tokenizer: MadeWith
     fim: Infilling
+    loss: Loss | None = None
+    """None: everything counts."""
     documents: int
     tokens: int
     size_bytes: int | None = None
@@ -47,7 +55,7 @@ class BuildManifest(Part):
     """By name, when they were written; they may have been renamed together since."""
 
     def digest_of(self, suffix: str) -> str | None:
-        """SHA-256 (hex) of the `.bin` or of the `.idx`."""
+        """SHA-256 (hex) of the file that ends so: `.bin`, `.idx`, `.loss_starts.npy`."""
         return next((file.sha256 for name, file in self.files.items() if name.endswith(suffix)), None)
 
 
@@ -100,12 +108,14 @@ def check_manifest(build: IndexedTokens, vocab_size: int | None, fim: float | No
 
 
 def bytes_per_token(phase: PhaseConfig) -> float | None:
-    """UTF-8 bytes of text per token that a phase trains on, by the shares of its sources; None where one's manifests do
-    not tell."""
+    """UTF-8 bytes of text per token whose loss counts in a phase, by the shares of its sources; None where one's
+    manifests do not tell, as where only targets count."""
     whole, mean = sum(source.weight for source in phase.blend), 0.0
     for source in phase.blend:
         manifests = [read_manifest(prefix) for prefix in source.builds]
         if not all(manifest and manifest.size_bytes for manifest in manifests):
+            return None
+        if source.loss != "all" and any(manifest.loss for manifest in manifests):
             return None
         size_bytes, tokens = (sum(getattr(m, name) for m in manifests) for name in ("size_bytes", "tokens"))
         mean += source.weight / whole * size_bytes / tokens

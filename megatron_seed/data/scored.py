@@ -98,6 +98,8 @@ class ScoredPhaseData(PhaseData):
         data = super().open(*args, **kwargs)
         if not data.phase.document_mask:
             raise SeedError(f"phase {data.phase.name}: model.head is score, which needs document_mask: true")
+        if any(build.loss_starts is not None for stream in data.streams for build in stream.builds):
+            raise SeedError(f"phase {data.phase.name}: model.head is score, which has no loss on targets")
         data.targets  # noqa: B018 - what does not fit is found before training
         return data
 

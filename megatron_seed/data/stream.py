@@ -71,6 +71,18 @@ class TokenStream:
             filled += sum(piece.tokens for piece in found)
         return pieces
 
+    def counted(self, position: int, length: int) -> np.ndarray | None:
+        """[length] bool, which of the tokens [position, position + length) count as labels; None for all of them."""
+        if all(build.loss_starts is None for build in self.builds):
+            return None
+        counts, place = np.ones(length, bool), 0
+        for piece in self.documents(position, length):
+            starts = self.builds[piece.epoch % len(self.builds)].loss_starts
+            given = 0 if starts is None else int(starts[piece.document]) - piece.first
+            counts[place : place + min(max(given, 0), piece.tokens)] = False
+            place += piece.tokens
+        return counts
+
     @functools.cached_property
     def _round_tokens(self) -> np.ndarray:
         """[builds + 1], stream positions at which each build begins within one round over all of them."""

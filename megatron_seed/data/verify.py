@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_seed.data.indexed import IndexedTokens
+from megatron_seed.data.loss import with_loss_starts
 from megatron_seed.data.manifest import check_manifest, read_manifest
 from megatron_seed.errors import SeedError
 
@@ -18,6 +19,7 @@ def find_damage(prefix: Path | str, advance: Callable[[int], None] = lambda size
     try:
         build = IndexedTokens.open(prefix)
         check_manifest(build, None, None, thorough=True)
+        with_loss_starts(build, None, thorough=True)
         manifest = read_manifest(prefix)
     except SeedError as error:
         return str(error)

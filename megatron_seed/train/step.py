@@ -27,7 +27,8 @@ class Gradients:
     """What a forward and backward pass over a global batch gave; the gradients themselves wait in the optimizer."""
 
     loss: float
-    """Mean over the global batch's tokens, nats; the same on every rank."""
+    """Mean over those of the global batch's tokens whose loss counts, nats; the same on every rank. 0 where none does,
+    and then so are the gradients."""
     grad_norm: float
     """Global, before clipping."""
     own_loss: float
@@ -53,7 +54,7 @@ def compute_gradients(
     optimizer.prepare_grads()
     grad_norm = float(optimizer.get_grad_norm())
     loss, tokens = _over_replicas(sums, groups).tolist()
-    return Gradients(loss / tokens, grad_norm, own_loss, reduction.busy_s())
+    return Gradients(loss / tokens if tokens else 0.0, grad_norm, own_loss, reduction.busy_s())
 
 
 def train_step(
