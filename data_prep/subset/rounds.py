@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.classify.model import ModelSettings, TextClassifier, digest
+from data_prep.classify.model import ModelSettings, TextClassifier, describe, digest
 from data_prep.classify.preparation import TextSettings
+from data_prep.errors import DataError
 from data_prep.storage import read_parquet
 from data_prep.subset.draws import cut, drawn, read_texts
 from data_prep.subset.state import MOST_ODDS, bin_of, is_positive, read_facts, read_log_odds
@@ -92,6 +93,8 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
 @functools.lru_cache(maxsize=1)
 def _classifier(folder: Path, model: str) -> TextClassifier:
     """One for all shards of a worker, until there is another (`model` is its digest)."""
+    if digest(describe(folder)) != model:
+        raise DataError(f"{folder} is another classifier than was trained; run `data subset` again")
     return TextClassifier.load(folder)
 
 

@@ -18,7 +18,7 @@ from data_prep.errors import DataError
 from data_prep.partitions import POOL_ROWS
 from data_prep.select import read_selection
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards
-from data_prep.storage import as_path, is_remote, remove_folder
+from data_prep.storage import as_path, is_remote, remove_file, remove_folder
 from data_prep.subset import facts, rounds
 from data_prep.subset.annotation import FORMAT as ANNOTATION_FORMAT
 from data_prep.subset.annotation import Spread, annotate_shard, sum_spreads
@@ -102,10 +102,11 @@ class _Run:
         for path in self.folder.glob("*"):
             if path.is_dir() and path not in kept:
                 remove_folder(path)
-        folders = [*self.folder.glob("*/facts"), *self.folder.glob("*/round-*/*")]
-        for path in [*folders, annotation_directory(self.corpus, self.name)]:
-            if path.is_dir() and path.name != rounds.MODEL:
-                remove_orphans(path, self.shards.paths)
+        remove_orphans(annotation_directory(self.corpus, self.name), self.shards.paths)
+        known = {f"{shard.stem}{suffix}" for shard in self.shards.paths for suffix in (".parquet", ".json", ".npy")}
+        for path in [*self.folder.glob("*/facts/*"), *self.folder.glob("*/round-*/*/*")]:
+            if path.parent.name != rounds.MODEL and not {path.name, path.stem} & known:
+                remove_file(path)
 
     def _run(self, label: str, tasks: Sequence[ShardTask], slow: bool) -> list[dict[str, Any]]:
         """Manifests of tasks; those that are not `slow` are not worth processes where there are few documents."""

@@ -29,7 +29,8 @@ class Threshold(_Settings):
     """Where the probabilities of a source are cut, anew in each round: exactly one of these."""
 
     share: float | None = Field(None, gt=0, lt=1)
-    """Of the source's documents, at most so many are recalled: those with the highest probability."""
+    """Of the source's documents, at most so many are recalled, those with the highest probability; more only where more
+    have the very highest."""
     recall: float | None = Field(None, gt=0, le=1)
     """Of the good documents in held-out repositories, at least so many are recalled."""
 

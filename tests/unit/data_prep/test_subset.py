@@ -260,6 +260,16 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bytes(corpus, found, snapshot,
     assert snapshot(corpus) == snapshot(found[0])
 
 
+def test_what_is_of_documents_that_are_gone_is_removed(found, tmp_path, without_page):
+    corpus = shutil.copytree(found[0], tmp_path / "corpus")
+    for folder in ("facts", "round-1/tally", "round-2/count"):
+        (corpus / "subsets/high_quality/all" / folder / "gone-0.npy").write_text("x")
+        (corpus / "subsets/high_quality/all" / folder / "gone-0.npy.json").write_text("{}")
+    find_subset(corpus, config())
+    assert not list(corpus.rglob("gone*"))
+    assert len(list(corpus.rglob("all/round-1/scores/*.parquet"))) == len(list_shards(corpus))
+
+
 @pytest.mark.slow
 def test_bytes_do_not_depend_on_workers(corpus, found, snapshot):
     find_subset(corpus, config(), workers=3)
