@@ -64,10 +64,11 @@ _NOTICES = {
     "no_access": (
         ("not found", "denied", "forbidden", "captcha", "human", "browser", "be found", "moved"),
         re.compile(
-            r"\b(page|url|file|resource|document)\b.{0,60}\b(not found|(cannot|could not|can['’]t) be found)"
-            r"|\b404\b.{0,20}\bnot found|\baccess (is )?denied\b|\b403 forbidden\b|\bcaptcha\b"
+            r"\b(page|url|resource)\b.{0,60}\b(not found|(cannot|could not|can['’]t) be found)"
+            r"|^\W*(error )?404\b.{0,20}\bnot found|\baccess (is )?denied\b|\b403 forbidden\b|\bcaptcha\b"
             r"|\b(are|you['’]re) (a |not a )?(human|robot)\b|\bchecking your browser\b"
-            r"|\bpage (has (been )?)?moved\b"
+            r"|\bpage (has (been )?)?moved\b",
+            re.MULTILINE,
         ),
     ),
 }

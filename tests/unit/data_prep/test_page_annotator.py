@@ -124,6 +124,7 @@ def test_signs_of_lists_ellipses_and_symbols():
         ("You need to enable JavaScript to run this app.", ["needs_javascript"]),
         ("This site uses cookies. Accept all cookies? Cookie policy", ["cookies"]),
         ("404 Not Found", ["no_access"]),
+        ("npm ERR! 404 Not Found - GET http://www.foo.com/-/ping", []),
         ("The page you are looking for could not be found.", ["no_access"]),
         ("Checking your browser before accessing example.org", ["no_access"]),
         ("Please verify you are a human", ["no_access"]),
