@@ -168,7 +168,7 @@ class Page(Annotator):
     def _language(self, prose: str) -> tuple[str | None, int | None]:
         """(language as ISO 639-1, by how much the next one is further off), or nothing where there is too little."""
         words = [word for word in prose.split() if not word.isascii() or _PLAIN_WORD.fullmatch(word)]
-        said = unicodedata.normalize("NFC", " ".join(words))
+        said = unicodedata.normalize("NFC", " ".join(words)).lower()  # capitals would pass for Chinese
         if _letters(said) < self.language_letters:
             return None, None
         (language, rank), (_, next_rank) = detect_fast(said, n_results=2, cutoff=_ANY_RANK)

@@ -149,6 +149,11 @@ def test_the_natural_language_is_that_of_the_prose(text, language):
     assert (mixed["natural_language"], mixed["language_margin"]) == (language, found["language_margin"])
 
 
+def test_capitals_do_not_matter():
+    assert page(ENGLISH.upper())["natural_language"] == "en"
+    assert page(ENGLISH.upper())["language_margin"] == page(ENGLISH)["language_margin"]
+
+
 def test_no_language_is_named_where_there_is_too_little_prose():
     for text in ("", CODE * 20, "vmaxq_u32 vaddq_s16 std::vec::Vec<u8> getValue() x86_64", "Short text."):
         found = page(text)
