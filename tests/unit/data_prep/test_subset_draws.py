@@ -1,6 +1,7 @@
 """Draws and measures of a subset: exact whatever the shards, and equal to what is computed from single documents."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.annotators.structure import Structure
 from data_prep.classify.thresholds import precision_recall, threshold_for_recall
+from data_prep.documents import METADATA_COLUMNS, SCHEMA
 from data_prep.errors import DataError
 from data_prep.partitions import KEYS
 from data_prep.subset.draws import bounds, cut, drawn
-from data_prep.subset.facts import Question, check
+from data_prep.subset.facts import Question, _answers, check
 from data_prep.subset.measure import Tally, choose_threshold, measure
 from data_prep.subset.rounds import tally_shard
 from data_prep.subset.settings import Source, SubsetConfig, Threshold, load_config
@@ -176,3 +179,37 @@ def test_sql_that_is_none_is_named(sql):
     question = Question.of(source, "quality.score", SubsetConfig.model_fields["validation"].default, False)
     with pytest.raises(DataError, match=r"source 'a', seeds: .*annotations that it names: quality, structure"):
         check(question, schema)
+
+
+def test_the_shipped_example_chooses_the_seeds_it_is_meant_to():
+    """Each of these files is a seed of one source, apart from the last, whose score is low."""
+    config = load_config(Path(__file__).parents[3] / "examples" / "high_quality.yaml")
+    files = [
+        ("src/app.py", 8.5, 0.2, 0.9, ["os"]),
+        ("course/sorting/quick.py", 7.5, 0.1, 0.1, []),
+        ("web/views.py", 7.5, 0.1, 0.1, ["django"]),
+        ("intro.ipynb", 7.5, 0.2, None, ["pandas"]),
+        ("sorting/django.ipynb", 6.0, 0.2, 0.9, ["django", "heapq", "pandas"]),
+    ]
+    paths, scores, comments, docstrings, packages = zip(*files, strict=True)
+    row = {"id": "0" * 32, "source": "s", "repository": "r", "language": "Python", "encoding": "utf-8", "sha256": ""}
+    rows = [{**row, "path": path, "size_bytes": 4000} for path in paths]
+    schema = pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS])
+    structure = {"comment_share": comments, "docstring_share": docstrings, "functions": [3] * 5, "packages": packages}
+    beside = {
+        "quality": pa.table({"score": pa.array(scores, pa.float32())}),
+        "structure": pa.table({name: pa.array(structure[name], Structure.columns[name]) for name in structure}),
+        "selection": pa.table({"dropped_by": pa.array([None] * 5, pa.string())}),
+    }
+    seeds = {}
+    for source in config.resolved():
+        question = Question.of(source, config.score, config.validation, config.selection is not None)
+        answers = _answers(question, pa.Table.from_pylist(rows, schema), beside)
+        seeds[source.name] = [i for i, row in enumerate(answers.to_pylist()) if row["inside"] and row["seed"]]
+    assert seeds == {
+        "major_languages": [0],
+        "algorithms": [1],
+        "application_development": [2],
+        "notebooks": [3],
+        "general_code": [0],
+    }
