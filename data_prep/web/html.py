@@ -1,9 +1,10 @@
 """HTML to text: the main content of a page, code blocks with their indentation, and how much of it is code.
 
-Code elements are marked by control characters before the page is parsed. They come out at the places where the code is,
-so blocks can be put back as they were laid out (a list indents their first line), and counted.
+Code elements are marked by control characters before the page is parsed. Those come out at the places where the code
+is, so blocks can be put back as they were laid out (a list indents their first line), and counted.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +18,27 @@ from data_prep.web.settings import ExtractionSettings
 BLOCK, BLOCK_END, INLINE, INLINE_END = "\x01", "\x02", "\x03", "\x04"
 MARKS = BLOCK + BLOCK_END + INLINE + INLINE_END
 _TITLE_CHARACTERS = 512
-_MARK = re.compile(f"([{MARKS}])")
+_BLOCK_MARK = re.compile(f"([{BLOCK}{BLOCK_END}])")
+_INLINE_TEXT = re.compile(f"{INLINE}([^{INLINE}{INLINE_END}]+)")
 _MARKED = {ord(mark): None for mark in MARKS}
 # Written out for both cases: a pattern that ignores case is searched for much more slowly.
-_START = {
-    BLOCK: re.compile(r"(<[pP][rR][eE](?:\s[^>]*)?>)(?:\r?\n)?"),
-    INLINE: re.compile(r"(<(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])(?:\s[^>]*)?>)"),
-}
-_END = {
-    BLOCK_END: re.compile(r"(</[pP][rR][eE]\s*>)"),
-    INLINE_END: re.compile(r"(</(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])\s*>)"),
-}
-_LINE_END_SPACE = re.compile(r"[ \t]+(?=\n)")
+_PRE = re.compile(r"(<[pP][rR][eE](?:\s[^>]*)?>)(?:\r?\n)?")
+_DOXYGEN_LINES = (
+    '</div>\n<div class="line">',
+    '</div><div class="line">',
+)  # each line is an element, and ends like one
+_PRE_END = re.compile(r"<(?=/[pP][rR][eE][\s>])")
+_CODE = re.compile(r"<(?=(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])[\s>])")
+_CODE_END = re.compile(r"<(?=/(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])[\s>])")
+# Each of Doxygen's lines is an element and ends like one; the line end behind it would be a blank line.
+_DOXYGEN_LINES = ('</div>\n<div class="line">', '</div><div class="line">')
+_LINE_END_SPACE = re.compile(r"[ \t]+\n")
 _BLANK_LINES = re.compile(r"\n{3,}")
-# Around the main content, where it has to be found without the heuristics of the library.
-_AROUND = ("nav", "header", "footer", "aside", "[role=navigation]", "[role=banner]", "[role=contentinfo]")
+_MAIN = "main, [role=main]"
+_MAIN_HINTS = ("<main", "<MAIN", 'role="main"')
+# Not the content of a page, and around it, where the heuristics of the library are not asked.
+_BESIDE = ("nav", "footer", "aside", "[role=navigation]", "[role=contentinfo]")
+_AROUND = ("header", "[role=banner]")
 
 
 class TooDeepError(ValueError):
@@ -57,38 +64,57 @@ def extract(html: str, settings: ExtractionSettings) -> Extracted:
     if _depth_bound(marked) > settings.max_depth:
         _check_depth(tree, settings.max_depth)
     blocks += _wrap(tree, marked, settings.preformatted)
-    found = _laid_out(_plain(tree, settings.skip, settings.main_content))
-    if settings.main_content and (not found.text or found.code_blocks < settings.min_code_kept * blocks):
-        whole = _laid_out(_plain(tree, (*settings.skip, *_AROUND), False))
-        if not found.text or whole.code_blocks > found.code_blocks:
-            found = whole
     title = " ".join((tree.title or "").translate(_MARKED).split())[:_TITLE_CHARACTERS]
+    found = _content(tree, marked, blocks, settings)
     return Extracted(found.text, title, found.code_characters > 0, found.code_share, found.code_blocks)
 
 
+def _content(tree: HTMLTree, marked: str, blocks: int, settings: ExtractionSettings) -> "_Laid":
+    """The main content: of the element that says so, else as the library finds it, unless it loses code by that."""
+    if not settings.main_content:
+        return _laid_out(_plain(tree, settings.skip, False))
+    if _keep_main(tree, marked):
+        found = _laid_out(_plain(tree, (*settings.skip, *_BESIDE), False))
+        if found.text:
+            return found
+        tree = HTMLTree.parse(marked)  # a page that is filled by a script, or elsewhere
+    found = _laid_out(_plain(tree, settings.skip, True))
+    if found.text and found.code_blocks >= settings.min_code_kept * blocks:
+        return found
+    whole = _laid_out(_plain(tree, (*settings.skip, *_BESIDE, *_AROUND), False))
+    return whole if not found.text or whole.code_blocks > found.code_blocks else found
+
+
+def _keep_main(tree: HTMLTree, html: str) -> bool:
+    """Takes everything out of the body but the one element that says it is the main content, where there is one."""
+    if not any(hint in html for hint in _MAIN_HINTS):
+        return False
+    found = tree.document.query_selector_all(_MAIN)
+    if len(found) != 1 or tree.body is None or not tree.body.contains(found[0]):
+        return False
+    tree.body.replace_children(found[0])
+    return True
+
+
 def _mark(html: str) -> tuple[str, int]:
-    """The page with marks inside its code elements, and how many `pre` elements it starts."""
-    if _MARK.search(html):
+    """The page with marks around what is in its code elements, and how many `pre` elements it starts."""
+    if any(mark in html for mark in MARKS):
         html = html.translate(_MARKED)
-    blocks = 0
-    for mark, pattern in _START.items():
-        html, count = pattern.subn(rf"\1{mark}", html)
-        blocks += count if mark == BLOCK else 0
-    for mark, pattern in _END.items():
-        html = pattern.sub(rf"{mark}\1", html)
-    return html, blocks
+    html, blocks = _PRE.subn(rf"\1{BLOCK}", html)
+    if blocks:
+        html = _PRE_END.sub(BLOCK_END + "<", html)
+    html, inlines = _CODE.subn(INLINE + "<", html)
+    return (_CODE_END.sub(INLINE_END + "<", html) if inlines else html), blocks
 
 
 def _depth_bound(html: str) -> int:
     """Most elements that can be open at a time, if every end tag ends one; those that need no end tag count, too."""
     data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
     at = np.flatnonzero(data[:-1] == ord("<"))
-    if not len(at):
-        return 0
     after = data[at + 1]
-    letters = after | 0x20
-    opens = (letters >= ord("a")) & (letters <= ord("z"))
-    return int(np.cumsum(opens.astype(np.int64) - (after == ord("/"))).max())
+    steps = ((after | 0x20) - ord("a") < 26).astype(np.int8)  # unsigned: what is no letter wraps around
+    steps -= after == ord("/")
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
 def _check_depth(tree: HTMLTree, most: int) -> None:
@@ -101,22 +127,22 @@ def _check_depth(tree: HTMLTree, most: int) -> None:
 
 def _wrap(tree: HTMLTree, html: str, selectors: Sequence[str]) -> int:
     """Puts elements that a style sheet lays out like `pre` into one; returns how many."""
-    wanted = [selector for selector in selectors if re.split(r"[^\w-]", selector)[-1] in html]
+    wanted = [selector for selector in selectors if _last_name(selector) in html]
     if not wanted:
         return 0
     elements = list(tree.document.query_selector_all(", ".join(wanted)))
     for element in elements:
-        child = element.first_child
-        while child is not None:
-            following = child.next_sibling
-            if child.tag == "#text" and not child.value.strip():  # between lines that are elements
-                child.decompose()
-            child = following
         wrapper = tree.create_element("pre")
         element.parent.insert_before(wrapper, element)
         for node in (tree.create_text_node(BLOCK), element, tree.create_text_node(BLOCK_END)):
             wrapper.append_child(node)
     return len(elements)
+
+
+@functools.lru_cache
+def _last_name(selector: str) -> str:
+    """What a page must hold for a CSS selector to select something in it."""
+    return re.split(r"[^\w-]", selector)[-1]
 
 
 def _plain(tree: HTMLTree, skip: Sequence[str], main_content: bool) -> str:
@@ -136,39 +162,42 @@ class _Laid:
         return min(1.0, self.code_characters / len(self.text)) if self.text else 0.0
 
 
+def _tidy(prose: str) -> str:
+    """Without space at line ends and more than one blank line. The patterns are slow, and seldom needed."""
+    prose = prose.replace(" \n", "\n")
+    if " \n" in prose or "\t\n" in prose:
+        prose = _LINE_END_SPACE.sub("\n", prose)
+    return (_BLANK_LINES.sub("\n\n", prose) if "\n\n\n" in prose else prose).rstrip(" \t")
+
+
 def _laid_out(marked: str) -> _Laid:
     """The text with its blocks on lines of their own; prose has no space at line ends and one blank line at most."""
-    laid, parts, run = _Laid(), [], []
-    block = inline = 0
+    laid, parts = _Laid(), []
+    depth, run = 0, []
 
-    def close(is_block: bool) -> None:
-        text = "".join(run)
-        run.clear()
+    def close(piece: str, is_block: bool) -> None:
+        text = piece.replace(INLINE, "").replace(INLINE_END, "")
         if is_block:
             text = text.replace("\xa0", " ").strip("\n\r").rstrip()
-            laid.code_blocks += bool(text.strip())
+            laid.code_blocks += bool(text)
             laid.code_characters += len(text)
         else:
-            text = _BLANK_LINES.sub("\n\n", _LINE_END_SPACE.sub("", text)).rstrip(" \t")
+            if len(text) < len(piece):
+                laid.code_characters += sum(map(len, _INLINE_TEXT.findall(piece)))
+            text = _tidy(text)
         if text:
             if parts and not (parts[-1].endswith("\n") or text.startswith("\n")):
                 parts.append("\n")
             parts.append(text)
 
-    for piece in _MARK.split(marked):
-        if piece == BLOCK:
-            if block == 0:
-                close(False)
-            block += 1
-        elif piece == BLOCK_END:
-            if block == 1:
-                close(True)
-            block = max(0, block - 1)
-        elif piece in (INLINE, INLINE_END):
-            inline = inline + 1 if piece == INLINE else max(0, inline - 1)
-        elif piece:
+    for piece in _BLOCK_MARK.split(marked) if BLOCK in marked else [marked]:
+        was = depth
+        depth = max(0, depth + (1 if piece == BLOCK else -1 if piece == BLOCK_END else 0))
+        if piece not in (BLOCK, BLOCK_END):
             run.append(piece)
-            laid.code_characters += len(piece.strip()) if inline and not block else 0
-    close(block > 0)
+        elif bool(was) != bool(depth):
+            close("".join(run), bool(was))
+            run.clear()
+    close("".join(run), depth > 0)
     laid.text = "".join(parts).strip("\n\r").rstrip()
     return laid

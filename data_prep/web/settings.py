@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data_prep.errors import DataError
 
 # Laid out as it stands by a style sheet: Doxygen, GitHub, CodeMirror; and what HTML had before `pre`.
-PREFORMATTED = ("div.fragment", "td.blob-code", "div.CodeMirror-code", "xmp", "listing", "plaintext")
+PREFORMATTED = ("div.fragment", "td.blob-code", "div.CodeMirror-code", "xmp")
 # Line numbers, links to a heading itself, buttons that copy: Pygments, Doxygen, Rouge, highlight.js, GitHub, Sphinx...
 SKIPPED = (
     "td.linenos", ".linenodiv", "span.linenos", "span.lineno", "pre.lineno", "pre.lineNumber", ".gutter",
@@ -42,9 +42,9 @@ class ExtractionSettings(_Settings):
     """How text is taken out of HTML. The values are ours."""
 
     main_content: bool = True
-    """Leave out what is around the content (menus, footers), as resiliparse finds it."""
+    """Leave out what is around the content (menus, footers): all but its `main` element, or what resiliparse finds."""
     min_code_kept: float = Field(0.9, ge=0, le=1)
-    """Where less of a page's code blocks is in its main content, all but its header, footer and menus is taken."""
+    """Where resiliparse leaves less of a page's code blocks, all but its header, footer and menus is taken."""
     max_depth: int = Field(512, ge=16)
     """Pages with elements nested deeper are dropped; browsers stop there, too."""
     min_decoded: float = Field(0.99, ge=0, le=1)
