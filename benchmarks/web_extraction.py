@@ -6,8 +6,9 @@
 The pages are the documentation that packages ship: HTML files below `--root` (default: those of ROOTS that exist), at
 most `--pages` of each, in a WARC file written by warcio. Ours is the stage's shard function, from the WARC file to
 documents, annotation and ledger; CPU seconds of all its processes, those that have ended included. trafilatura gets
-each page decoded, and nothing else is charged to it. Lines of code are what lxml finds in `pre` elements, and in the
-fragments of Doxygen, without line numbers, buttons and tooltips; a line is kept when the text holds it with its indentation, as often as the page does.
+each page decoded, and nothing else is charged to it. Lines of code are what lxml finds in `pre` elements and in the
+fragments of Doxygen, without line numbers, buttons and tooltips. A line is kept when the text holds it with its
+indentation, as often as the page does.
 """
 
 import argparse
