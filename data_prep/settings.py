@@ -73,7 +73,7 @@ def in_words(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         said = fields[name].description if name in fields else None
         return f"{where} is needed" + (f": {said}" if said else "")
-    shown = fields[name].repr if name in fields else True
+    shown = not isinstance(first["input"], Mapping) and (fields[name].repr if name in fields else True)
     return f"{where}: {message}" + (f" (got {first['input']!r})" if shown else "")
 
 

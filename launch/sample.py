@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from data_prep.inspect.show import Shown
     from megatron_seed.config.schema import PhaseConfig, Recipe
     from megatron_seed.data.cursor import Cursor
-    from megatron_seed.data.loader import PhaseData
 
 _WIDE = 160
 
@@ -50,53 +50,35 @@ def sample(
 
 
 def show_samples(
-    recipe: Recipe, phase: PhaseConfig, numbers: list[int], most_tokens: int = 0, separate: bool = False
+    recipe: Recipe, phase: PhaseConfig, numbers: Sequence[int], most_tokens: int = 0, separate: bool = False
 ) -> Iterator[Shown]:
     """The documents of samples, numbered in the phase as a run counts them that starts with this recipe.
 
     Raises SeedError for a recipe without a tokenizer, and where a build is missing or does not fit.
     """
+    from data_prep.inspect.parts import stretches
+    from data_prep.inspect.reader import BuildReader
+    from data_prep.inspect.show import Shown
     from megatron_seed.data.scored import phase_data
     from tokenizer.encode import Encoder
 
     if recipe.tokenizer is None:
         raise SeedError(f"{recipe.name}: names no tokenizer to decode its builds with: tokenizer=DIRECTORY")
     encoder = Encoder.load(recipe.tokenizer)
-    cursors = _cursors_at(recipe, phase)
-    data = phase_data(recipe).open(phase, recipe.seed, recipe.model.vocab_size, cursors, order_cache=recipe.order_cache)
+    cursors, size = _cursors_at(recipe, phase), recipe.model.vocab_size
+    data = phase_data(recipe).open(phase, recipe.seed, size, cursors, order_cache=recipe.order_cache)
     with ExitStack() as stack:
-        readers: dict[Path, object] = {}
+        opened = functools.cache(lambda prefix: BuildReader.open(prefix, stack))
         for number in numbers:
-            yield from _documents(data, number, encoder, most_tokens, separate, readers, stack)
-
-
-def _documents(
-    data: PhaseData,
-    number: int,
-    encoder: object,
-    most_tokens: int,
-    separate: bool,
-    readers: dict[Path, object],
-    stack: ExitStack,
-) -> Iterator[Shown]:
-    from data_prep.inspect.parts import stretches
-    from data_prep.inspect.reader import BuildReader
-    from data_prep.inspect.show import Shown
-
-    stream, pieces = data.pieces(number)
-    for place, piece in enumerate(pieces):
-        prefix = stream.builds[piece.epoch % len(stream.builds)].prefix
-        if prefix not in readers:
-            readers[prefix] = BuildReader.open(prefix, stack)
-        build = readers[prefix]
-        ids = build.document(piece.document)
-        last = piece.first + piece.tokens
-        facts = [f"tokens {piece.first:,} to {last - 1:,} of {len(ids):,}"]
-        parts = stretches(
-            ids, encoder, most_tokens, build.loss_start(piece.document), separate, slice(piece.first, last)
-        )
-        title = f"sample {number:,}, {stream.name}, epoch {piece.epoch}, document {piece.document:,}"
-        yield Shown(title, build.place(piece.document), facts, parts, is_new_sequence=place == 0)
+            stream, pieces = data.pieces(number)
+            for place, piece in enumerate(pieces):
+                build = opened(stream.builds[piece.epoch % len(stream.builds)].prefix)
+                ids, end = build.document(piece.document), piece.first + piece.tokens
+                loss_start = build.loss_start(piece.document)
+                parts = stretches(ids, encoder, most_tokens, loss_start, separate, slice(piece.first, end))
+                title = f"sample {number:,}, {stream.name}, epoch {piece.epoch}, document {piece.document:,}"
+                facts = [f"tokens {piece.first:,} to {end - 1:,} of {len(ids):,}"]
+                yield Shown(title, build.place(piece.document), facts, parts, is_new_sequence=place == 0)
 
 
 def _phase_of(recipe: Recipe, name: str) -> PhaseConfig:

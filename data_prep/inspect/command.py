@@ -13,9 +13,13 @@ from data_prep.errors import DataError
 _WIDE = 160
 _OF_BUILDS = "builds: "
 _OF_CORPORA = "corpora: "
+_CORPUS_OPTIONS = {"selection", "as_json"}
+_NAMES = {"as_json": "json"}
+"""Of options that are called otherwise in Python."""
 
 
 def inspect(
+    context: typer.Context,
     place: Annotated[str, typer.Argument(help="A corpus, a build (by prefix or file), or a folder of builds.")],
     selection: Annotated[
         str | None, typer.Option(help=f"{_OF_CORPORA}name of a selection; default: the only one.")
@@ -37,22 +41,23 @@ def inspect(
 ) -> None:
     """Show what a corpus holds, what was dropped and what is selected; or what a model sees of a build."""
     from data_prep.inspect.build_view import Choice, show_build, table_of_builds
-    from data_prep.inspect.reader import is_build, prefix_of
+    from data_prep.inspect.reader import builds_in, is_build, prefix_of
     from data_prep.inspect.show import print_shown, write_page
     from data_prep.storage import as_path
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDE)
-    if not is_build(as_path(place)):
-        if tokenizer or document or infilling or ids or html or role:
-            raise DataError(f"{place} is no build: --tokenizer, --document, --infilling, --ids, --html are for builds")
-        _inspect_corpus(as_path(place), selection, as_json, Console())
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+    path = as_path(place)
+    if not is_build(path):
+        _refuse(given - _CORPUS_OPTIONS, f"{place} is no build")
+        _inspect_corpus(path, selection, as_json, Console())
         return
-    if selection or as_json:
-        raise DataError(f"{place} is a build: --selection and --json are for corpora")
-    if as_path(place).is_dir():
-        console.print(table_of_builds(as_path(place)))
+    _refuse(given & _CORPUS_OPTIONS, f"{place} is no corpus")
+    if path.is_dir():
+        _refuse(given, f"{place} holds builds: {', '.join(prefix.name for prefix in builds_in(path))}; name one")
+        console.print(table_of_builds(path))
         return
     prefix = prefix_of(place)
     if tokenizer is None:
@@ -64,6 +69,12 @@ def inspect(
         typer.echo(f"{html}: {len(shown)} documents of {prefix}")
     else:
         print_shown(console, shown, ids)
+
+
+def _refuse(options: set[str], why: str) -> None:
+    if options - {"place"}:
+        names = ", ".join(f"--{_NAMES.get(name, name)}" for name in sorted(options - {"place"}))
+        raise DataError(f"{why}; {names} cannot be used with it")
 
 
 def _inspect_corpus(corpus: Path, selection: str | None, as_json: bool, console: Console) -> None:

@@ -82,7 +82,7 @@ def _checked(category: str, builds: Sequence[Build]) -> list[Build]:
         raise DataError(f"category {category}: {one} has loss on targets alone, and {other} has not; build one again")
     seen: dict[Any, Build] = {}
     for build in builds:
-        key = build.content or (build.rate, build.epoch)
+        key = (build.rate, build.epoch) if build.rate else build.prefix  # whole documents are alike in all epochs
         if key in seen:
             raise DataError(f"category {category}: {seen[key].prefix} and {build.prefix} are the same build")
         seen[key] = build

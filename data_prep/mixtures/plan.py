@@ -54,7 +54,7 @@ def plan(config: MixtureConfig, found: Mapping[str, Sequence[Build]]) -> Plan:
     """What every phase reads. `found`: category -> the builds that are there (see `find_builds`)."""
     problems: list[str] = []
     phases = [_phase(phase, config, found, problems) for phase in config.phases]
-    _choose_builds(phases, config, found, problems)
+    _choose_builds(phases, found, problems)
     _count_passes(phases, config, problems)
     problems += _other_tokenizers(phases)
     for phase in phases:
@@ -73,7 +73,7 @@ def _phase(phase: Phase, config: MixtureConfig, found: Mapping[str, Sequence[Bui
             rates = ", ".join(f"{rate:g}" for rate in sorted({build.rate for build in found[name]}))
             problems.append(
                 f"phase {phase.name}: {name} is wanted with fill-in-the-middle at rate {entry.rate:g}, and its builds "
-                f"have {rates}; make some: {_command(config, name, entry.rate, math.ceil(wanted.epochs or 1))}"
+                f"have {rates}; make some: {_command(found[name], entry.rate, math.ceil(wanted.epochs or 1))}"
             )
         entries.append(entry)
     planned = PhasePlan(phase.name, phase.tokens or 0, entries)
@@ -125,9 +125,7 @@ def _balance(planned: PhasePlan, phase: Phase, problems: list[str]) -> None:
         )
 
 
-def _choose_builds(
-    phases: Sequence[PhasePlan], config: MixtureConfig, found: Mapping[str, Sequence[Build]], problems: list[str]
-) -> None:
+def _choose_builds(phases: Sequence[PhasePlan], found: Mapping[str, Sequence[Build]], problems: list[str]) -> None:
     """One build for each epoch that all phases read at a rate: a source goes on in a phase where it stood in the last.
 
     At rate 0 builds of all epochs are alike, so one is enough.
@@ -146,7 +144,7 @@ def _choose_builds(
             problems.append(
                 f"{name}: {epochs:.3g} epochs at fill-in-the-middle rate {rate:g} (phase "
                 f"{', '.join(phase for phase, _ in entries)}) need {needed} builds, each split for an epoch of its "
-                f"own, and {len(own)} are there; make them: {_command(config, name, rate, needed)}"
+                f"own, and {len(own)} are there; make them: {_command(own, rate, needed)}"
             )
 
 
@@ -166,9 +164,8 @@ def _at_rate(builds: Sequence[Build], rate: float) -> list[Build]:
     return sorted((build for build in builds if build.rate == rate), key=lambda build: build.order)
 
 
-def _command(config: MixtureConfig, name: str, rate: float, epochs: int) -> str:
-    place = config.categories[name].builds[0]
-    return command(place, rate, epochs if rate else 1)
+def _command(builds: Sequence[Build], rate: float, epochs: int) -> str:
+    return command(builds[0].prefix.rpartition("/")[0] or ".", rate, epochs if rate else 1)
 
 
 def _other_tokenizers(phases: Sequence[PhasePlan]) -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from data_prep.errors import DataError
+from data_prep.settings import Settings, load_settings
 
 
 def _whole_number(value: Any) -> Any:
@@ -23,11 +23,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Category(Section):
+class Category(Settings):
     """One source of a blend, under the name that it has in recipes."""
 
     builds: tuple[str, ...] = Field(min_length=1)
@@ -44,7 +40,7 @@ class Category(Section):
         return (value,) if isinstance(value, str) else value
 
 
-class Amount(Section):
+class Amount(Settings):
     """How much of a category a phase reads: epochs or a share, or neither for what fills the phase up."""
 
     epochs: float | None = Field(None, gt=0)
@@ -61,7 +57,7 @@ class Amount(Section):
         return self
 
 
-class Phase(Section):
+class Phase(Settings):
     name: Name
     tokens: Tokens | None = None
     """Budget. Without one it is what the epochs come to, with room for the shares."""
@@ -89,7 +85,7 @@ class Phase(Section):
         return self
 
 
-class MixtureConfig(Section):
+class MixtureConfig(Settings):
     """All phases of a recipe, or of recipes that go on from one another, in the order of training."""
 
     categories: dict[Name, Category] = Field(min_length=1)
@@ -103,7 +99,7 @@ class MixtureConfig(Section):
         for phase in self.phases:
             for name in phase.blend:
                 if name not in self.categories:
-                    raise ValueError(f"phase {phase.name}: no category {name!r}{nearest(name, self.categories)}")
+                    raise ValueError(f"phase {phase.name}: no category {name!r}{_nearest(name, self.categories)}")
         return self
 
     def rate(self, phase: Phase, name: str) -> float:
@@ -114,40 +110,9 @@ class MixtureConfig(Section):
 
 def load_config(path: Path) -> MixtureConfig:
     """Reads a YAML file. Raises `DataError` naming the key that is wrong."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: a mapping with categories and phases is expected")
-    try:
-        return MixtureConfig.model_validate(values)
-    except ValidationError as error:
-        raise DataError(f"{path}: {_explain(error.errors()[0])}") from None
+    return load_settings(MixtureConfig, "mixtures", path)
 
 
-def _explain(error: Any) -> str:
-    *parents, last = error["loc"] or ("",)
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"there is no key {where}{nearest(str(last), _known(parents))}"
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
-def _known(parents: list[Any]) -> list[str]:
-    """Keys that may stand below a place."""
-    here: Any = MixtureConfig
-    for part in parents:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[part].annotation if part in here.model_fields else None
-        else:  # of a dict or of a tuple: the type of its values
-            here = next((kind for kind in get_args(here) if isinstance(kind, type) and issubclass(kind, Section)), None)
-    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
-
-
-def nearest(name: str, known: Any) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -24,7 +24,8 @@ def needle(
     import yaml
 
     from data_prep.needle.run import describe, write_needles
-    from data_prep.needle.settings import load_settings
+    from data_prep.needle.settings import NeedleSettings
+    from data_prep.settings import load_settings
 
     overrides: dict[str, Any] = {}
     for key, value in pairs(set_, "--set").items():
@@ -32,7 +33,7 @@ def needle(
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise DataError(f"--set {key}={value}: the value is no YAML") from None
-    settings = load_settings(config, overrides)
+    settings = load_settings(NeedleSettings, "needle", config, overrides)
     place = engine_of(engine, engine_option, workers, out)
     with bars() as progress:
         about = write_needles(corpus, out, selection, tokenizer, settings, workers, progress, place)

@@ -1,22 +1,17 @@
 """What a needle data set is asked for."""
 
-import difflib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from data_prep.errors import DataError
 from data_prep.needle.templates import TEMPLATES
+from data_prep.settings import Settings
 
 
-class NeedleSettings(BaseModel):
+class NeedleSettings(Settings):
     """The grid, and what contexts are made of. Lengths up to 32K and depths from 0 to 100 % are the report's (section
     5); the rest is ours."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     lengths: tuple[int, ...] = Field((4096, 8192, 16384, 32768), min_length=1)
     """Tokens of prompt and answer together."""
     depths: tuple[float, ...] = Field((0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), min_length=1)
@@ -62,26 +57,3 @@ class NeedleSettings(BaseModel):
         if min(self.lengths) < 256 + self.answer_tokens:
             raise ValueError(f"lengths must be at least {256 + self.answer_tokens}: 256 tokens and the answer")
         return self
-
-
-def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> NeedleSettings:
-    """The defaults, changed by a YAML file, then by `overrides`. Raises `DataError` naming the key that is wrong."""
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(NeedleSettings.model_fields)} is expected")
-    try:
-        return NeedleSettings.model_validate({**values, **(overrides or {})})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, NeedleSettings.model_fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NeedleSettings.model_fields)}"
-            raise DataError(f"{path or 'needle'}: there is no key {where!r}; {hint}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{path or 'needle'}: {where + ': ' if where else ''}{message}") from None

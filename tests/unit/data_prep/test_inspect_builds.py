@@ -227,8 +227,9 @@ def test_refusals(built: Path, tokenizers: dict[str, Path], tmp_path: Path) -> N
     tokenizer = tokenizers["byte_bpe"]
     for arguments, message in (
         ((built,), "name the tokenizer"),
-        ((built, "--json"), "are for corpora"),
-        ((tmp_path / "corpus", "--ids"), "is no build"),
+        ((built, "--json"), "is no corpus; --json cannot be used with it"),
+        ((tmp_path / "corpus", "--ids", "--seed", 3), "is no build; --ids, --seed cannot be used with it"),
+        ((built.parent, "--tokenizer", tokenizer), "holds builds: train-fim0.5-epoch0; name one; --tokenizer"),
         ((built, "--tokenizer", tokenizers["sentencepiece"]), "was made with another tokenizer"),
         ((built, "--tokenizer", tokenizer, "--document", 999), "has documents 0 to"),
         ((f"{tmp_path}/none.bin", "--tokenizer", tokenizer), "No such file"),

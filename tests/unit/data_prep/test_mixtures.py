@@ -234,12 +234,12 @@ def test_what_does_not_add_up_is_a_problem(config: MixtureConfig, found: dict, m
     ("text", "message"),
     [
         ("a: [", "no YAML"),
-        ("- a", "a mapping with categories and phases"),
-        (ONE_CATEGORY, "phases is missing"),
-        ("{categories: {a: {builds: x, fimm: 0}}, phases: []}", "no key categories.a.fimm; did you mean fim?"),
+        ("- a", "a mapping with categories, phases is expected"),
+        (ONE_CATEGORY, "phases is needed"),
+        ("{categories: {a: {builds: x, fimm: 0}}, phases: []}", "no key 'categories.a.fimm'; did you mean 'fim'?"),
         (
             f"{ONE_CATEGORY}\nphases: [{{name: p, blend: {{a: {{epoch: 1}}}}}}]",
-            "a.epoch; did you mean epochs?",
+            "a.epoch'; did you mean 'epochs'?",
         ),
         (f"{ONE_CATEGORY}\nphases: [{{name: p, blend: {{b: {{share: 1}}}}}}]", "phase p: no category 'b'"),
         (
@@ -273,6 +273,11 @@ def test_builds_that_nothing_may_train_on(tmp_path: Path) -> None:
         find_builds("g", [str(tmp_path / "g" / "held_out-fim0.0-epoch0.bin")])
     write_manifest(tmp_path / "g" / "train-fim0.0-epoch0", 10, 0.0, 0)
     assert [build.prefix for build in find_builds("g", [f"{tmp_path}/g/"])] == [f"{tmp_path}/g/train-fim0.0-epoch0"]
+    sha256 = {"sha256": "same", "size_bytes": len(f"{tmp_path}/g/train-fim0.0-epoch1 10")}
+    write_manifest(
+        tmp_path / "g" / "train-fim0.0-epoch1", 10, 0.0, 1, files={"train-fim0.0-epoch1.bin": sha256}
+    )  # equal to the other, as `data build --fim-rate 0 --epochs 2` makes them
+    assert len(find_builds("g", [str(tmp_path / "g")])) == 2
     write_manifest(tmp_path / "h" / "train-fim0.0-epoch0", 10, 0.0, 0)
     with pytest.raises(DataError, match="different selections"):
         find_builds("g", [f"{tmp_path}/g", f"{tmp_path}/h"])
@@ -382,9 +387,7 @@ def test_a_run_takes_the_blend_of_real_builds(
     check_data(loaded)
     data = PhaseData.open(loaded.phases[0], 1, 383, {})
     assert [data.blend.counts(400)[i] for i in (0, 1)] == [100, 300]
-    with pytest.raises(
-        SeedError, match=r"built with fill-in-the-middle at rate 0\.0, but the phase asks for fim: 0\.5"
-    ):
+    with pytest.raises(SeedError, match=r"at rate 0\.0, but the phase asks for fim: 0\.5"):
         check_data(load_recipe(recipe, [*changes, "phases.0.blend.1.fim=0.5"]))
 
 

@@ -17,9 +17,10 @@ from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.needle.run import write_needles
 from data_prep.needle.sample import Haystack, make_sample
-from data_prep.needle.settings import NeedleSettings, load_settings
+from data_prep.needle.settings import NeedleSettings
 from data_prep.needle.templates import TEMPLATES, Needle, needle_of
 from data_prep.select import SelectionConfig, select
+from data_prep.settings import load_settings
 from data_prep.texts import selected_texts
 from tokenizer.encode import Encoder
 from tokenizer.train import TrainSettings, train
@@ -238,7 +239,7 @@ def test_an_answer_that_does_not_fit_is_refused(encoder: Encoder) -> None:
 )
 def test_settings_that_are_wrong(values: dict, message: str) -> None:
     with pytest.raises(DataError) as refusal:
-        load_settings(None, values)
+        load_settings(NeedleSettings, "needle", None, values)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
