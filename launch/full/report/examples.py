@@ -19,14 +19,14 @@ _PAGE_CHARACTERS = 3000
 
 
 def page_before_and_after(archives: Path, corpus: Path, selection: str) -> dict[str, str] | None:
-    """A kept page with code as its archive holds it and as text: the one whose text best fits a screen."""
-    best: tuple[int, str, str] | None = None
+    """A kept page with code as its archive holds it and as text: much code, and a text that fits a screen."""
+    best: tuple[float, str, str] | None = None
     for shard in list_shards(corpus):
         rows = read_parquet(shard, ["path", "text"]).to_pylist()
         splits = read_parquet(corpus / "selections" / selection / shard.name, ["split"])["split"].to_pylist()
-        facts = read_parquet(corpus / "annotations" / "web" / shard.name, ["url", "has_code"]).to_pylist()
+        facts = read_parquet(corpus / "annotations" / "web" / shard.name, ["url", "has_code", "code_share"]).to_pylist()
         for row, split, fact in zip(rows, splits, facts, strict=True):
-            unfit = abs(len(row["text"]) - _PAGE_CHARACTERS // 2)
+            unfit = abs(len(row["text"]) - _PAGE_CHARACTERS // 2) - 2 * _PAGE_CHARACTERS * (fact["code_share"] or 0)
             if split and fact["has_code"] and (best is None or unfit < best[0]):
                 best = (unfit, fact["url"], row["text"])
     before = _html_of(archives, best[1]) if best else None
