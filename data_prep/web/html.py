@@ -122,7 +122,7 @@ def _check_depth(tree: HTMLTree, most: int) -> None:
         if context.depth > most:
             raise TooDeepError(f"elements are nested more than {most} deep")
 
-    traverse_dom(tree.document, enter, elements_only=True)
+    traverse_dom(tree.document.document_element, enter, elements_only=True)
 
 
 def _wrap(tree: HTMLTree, html: str, selectors: Sequence[str]) -> int:
@@ -174,11 +174,12 @@ def _laid_out(marked: str) -> _Laid:
     """The text with its blocks on lines of their own; prose has no space at line ends and one blank line at most."""
     laid, parts = _Laid(), []
     depth, run = 0, []
+    marked = marked.replace("\xa0", " ")
 
     def close(piece: str, is_block: bool) -> None:
         text = piece.replace(INLINE, "").replace(INLINE_END, "")
         if is_block:
-            text = text.replace("\xa0", " ").strip("\n\r").rstrip()
+            text = text.strip("\n\r").rstrip()
             laid.code_blocks += bool(text)
             laid.code_characters += len(text)
         else:
