@@ -72,9 +72,10 @@ def show_samples(
         for number in numbers:
             stream, pieces = data.pieces(number)
             for place, piece in enumerate(pieces):
-                build = opened(stream.builds[piece.epoch % len(stream.builds)].prefix)
+                tokens = stream.builds[piece.epoch % len(stream.builds)]
+                loss_start = 0 if tokens.loss_starts is None else int(tokens.loss_starts[piece.document])
+                build = opened(tokens.prefix)
                 ids, end = build.document(piece.document), piece.first + piece.tokens
-                loss_start = build.loss_start(piece.document)
                 parts = stretches(ids, encoder, most_tokens, loss_start, separate, slice(piece.first, end))
                 title = f"sample {number:,}, {stream.name}, epoch {piece.epoch}, document {piece.document:,}"
                 facts = [f"tokens {piece.first:,} to {end - 1:,} of {len(ids):,}"]

@@ -119,9 +119,11 @@ def _balance(planned: PhasePlan, phase: Phase, problems: list[str]) -> None:
             )
     elif abs(whole - planned.tokens) > TOLERANCE * planned.tokens:
         each = ", ".join(f"{entry.category} {entry.tokens:,}" for entry in planned.entries)
+        largest = max(planned.entries, key=lambda entry: entry.tokens).category
+        or_else = ", or leave tokens out" if any(entry.wanted.epochs for entry in planned.entries) else ""
         problems.append(
             f"phase {phase.name}: its categories come to {whole:,} of {planned.tokens:,} tokens ({each}); say which "
-            f"gives way (fill: {max(planned.entries, key=lambda e: e.tokens).category}), or tokens: {whole}"
+            f"gives way (fill: {largest}){or_else}"
         )
 
 

@@ -204,7 +204,7 @@ ONE = {"name": "p", "tokens": 1000, "blend": {"a": {"share": 1}}}
             {"a": [a_build()]},
             "500 of 1,000 tokens (a 500)",
         ),
-        (config_of([ONE | {"blend": {"a": {"epochs": 2}}}]), {"a": [a_build()]}, "(fill: a), or tokens: 2000"),
+        (config_of([ONE | {"blend": {"a": {"epochs": 2}}}]), {"a": [a_build()]}, "(fill: a), or leave tokens out"),
         (config_of([ONE | {"tokens": None}]), {"a": [a_build()]}, "nothing but shares says how long it is"),
         (
             config_of([ONE | {"blend": {"a": {"epochs": 1}, "b": {}}, "fill": "b"}], "a", "b"),

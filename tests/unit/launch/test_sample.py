@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -121,3 +123,25 @@ def test_refusals(recipe_of: Callable[..., Recipe], tmp_path: Path) -> None:
     path.write_text(dump_recipe(recipe_of()))
     result = CliRunner().invoke(app, ["data", "sample", str(path), "--phase", "r"])
     assert "no phase 'r'; its phases: p, q" in str(result.exception)
+
+
+def test_tokens_without_loss_are_those_that_training_does_not_count(recipe_of: Callable[..., Recipe]) -> None:
+    recipe = recipe_of()
+    (one, *_), (two, *_) = (source.builds for source in recipe.phases[0].blend)
+    for prefix in (one, two):
+        path = Path(f"{prefix}.manifest.json")
+        manifest = json.loads(path.read_text())
+        if "loss" not in manifest:
+            np.save(f"{prefix}.loss_starts.npy", np.arange(manifest["documents"], dtype=np.int32) * 7 % 50)
+            path.write_text(json.dumps(manifest | {"loss": {"on": "target", "starts": "s", "tokens": 9}}))
+    phase = recipe.phases[0]
+    first, second = phase.blend
+    targets = first.model_copy(update={"builds": (one,)}), second.model_copy(update={"builds": (two,), "loss": "all"})
+    phase = phase.model_copy(update={"blend": targets})
+    recipe = recipe.model_copy(update={"phases": (phase,)})
+    data = PhaseData.open(phase, recipe.seed, recipe.model.vocab_size, {})
+    for number, shown in enumerate(by_sample(show_samples(recipe, phase, list(range(12))))):
+        told = [stretch.has_loss for one in shown for stretch in one.stretches for _ in stretch.ids]
+        counted = data.counted(number)
+        assert told[1:] == (np.ones(LENGTH - 1, bool) if counted is None else counted[:-1]).tolist()
+        assert (counted is None) == (data.pieces(number)[0].name == "two")
