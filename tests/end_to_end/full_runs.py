@@ -30,7 +30,7 @@ def settings() -> Iterable[str]:
         yield f"phases.{number}.global_batch_size={batch}"
         yield f"phases.{number}.tokens={steps * length * batch}"
     yield "phases.0.learning_rate.warmup_tokens=4096"
-    yield from (f"evaluation.every_steps={EVERY_STEPS}", "evaluation.max_sequences=4", "checkpoint.every_steps=4")
+    yield from (f"evaluation.every_steps={EVERY_STEPS}", "evaluation.max_sequences=16", "checkpoint.every_steps=4")
     yield from ("logging.tensorboard=false", 'logging.wandb="off"')
 
 
