@@ -13,6 +13,8 @@ from tokenizer.special import FIM_ROLES
 _CONTEXT_TOKENS = 8  # before a stretch, that its first characters may depend on
 _PARTIAL = "\ufffd"
 _BYTES = 4  # of the longest character
+_LEAST = 24  # tokens shown of a part
+_GAP = 12  # tokens; fewer are shown rather than left out
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ def stretches(
 ) -> list[Stretch]:
     """The tokens of a document, or those in a `window` of it, as stretches.
 
-    Of at most `most` tokens (0: of all) the text is shown: each part's first and last ones, parts sharing them by their
-    length. `separate` gives each token a stretch of its own, or those that are one character together. Raises
-    `DataError` for an id that the tokenizer does not have.
+    Of about `most` tokens (0: of all) the text is shown: each part's first and last ones, parts sharing them by their
+    length, the shortest with a few more. `separate` gives each token a stretch of its own, or those that are one
+    character together. Raises `DataError` for an id that the tokenizer does not have.
     """
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < encoder.vocab_size:
         wrong = int(ids.max()) if ids.min() >= 0 else int(ids.min())
@@ -53,7 +55,7 @@ def stretches(
     found: list[Stretch] = []
     for kind, start, stop in parts:
         is_short = not most or texts <= most or kind == "special"
-        room = stop - start if is_short else max(2, most * (stop - start) // texts)
+        room = stop - start if is_short else max(_LEAST, most * (stop - start) // texts)
         for shown, first, last in _cut(ids, start, stop, room, encoder):
             if shown and separate:
                 pieces = list(_one_by_one(ids, first, last, start, encoder))
@@ -88,7 +90,7 @@ def _cut(ids: np.ndarray, start: int, stop: int, room: int, encoder: Encoder) ->
             head += 1
         if head < tail < stop and encoder.decode(ids[tail:stop]).startswith(_PARTIAL):
             tail += 1
-    if head >= tail:
+    if tail - head < _GAP:
         yield True, start, stop
         return
     yield True, start, head

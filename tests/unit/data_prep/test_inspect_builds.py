@@ -58,7 +58,7 @@ def built(take, files, tmp_path: Path, tokenizers: dict[str, Path]) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=120), st.integers(0, 40), st.booleans(), st.data())
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.integers(0, 60), st.booleans(), st.data())
 def test_what_is_shown_is_the_text(encoder: Encoder, text: str, most: int, separate: bool, data) -> None:
     ids = np.array(encoder.encode(text), encoder.dtype)
     loss_start = data.draw(st.integers(0, len(ids)))
@@ -69,7 +69,7 @@ def test_what_is_shown_is_the_text(encoder: Encoder, text: str, most: int, separ
     shown = "".join(stretch.text for stretch in found if stretch.kind != "gap")
     if not any(stretch.kind == "gap" for stretch in found) and (loss_start == 0 or "\ufffd" not in shown):
         assert shown == text
-    if most and loss_start == 0 and len(ids) > most + 8:
+    if most and loss_start == 0 and len(ids) > max(most, 24) + 20:
         assert any(stretch.kind == "gap" for stretch in found)
         rest = iter(shown)  # what is left of the text, in its order
         assert "\ufffd" in shown or all(character in rest for character in shown)
@@ -78,7 +78,7 @@ def test_what_is_shown_is_the_text(encoder: Encoder, text: str, most: int, separ
 
 
 def test_characters_that_several_tokens_make_are_whole(encoder: Encoder) -> None:
-    text = "日本語 🙂🙃 ∀x ∃y" * 4
+    text = "日本語 🙂🙃 ∀x ∃y" * 8
     ids = np.array(encoder.encode(text), encoder.dtype)
     for most in range(2, len(ids)):
         for stretch in stretches(ids, encoder, most):
