@@ -1,0 +1,290 @@
+"""From WARC files to token files: every rule of the shipped selection drops exactly the pages planted for it.
+
+Real pages are documentation of the standard library, with and without code tags, and texts of licences.
+"""
+
+import ast
+import hashlib
+import html
+import importlib.metadata
+import io
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from oracle_server import OracleServer, Says
+from typer.testing import CliRunner
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from data_prep.cli import app
+from data_prep.documents import list_shards
+from data_prep.selection_config import load_config
+
+CONFIG = Path(__file__).parents[3] / "examples" / "web_selection.yaml"
+ENGLISH = (
+    "The scheduler keeps a queue of tasks that are ready to run. When a worker has nothing to do, it takes the task "
+    "with the highest priority and runs it until it waits for something or its time is over. {} "
+    "Tasks that have waited for long are moved up, so that none of them starves while others keep coming in."
+)
+GERMAN = (
+    "Der Planer führt eine Liste der Aufgaben, die bereit sind. Wenn ein Arbeiter nichts zu tun hat, nimmt er die "
+    "Aufgabe mit der höchsten Priorität und führt sie aus, bis sie auf etwas wartet oder ihre Zeit vorbei ist. "
+    "Aufgaben, die schon lange warten, rücken nach vorne, damit keine von ihnen für immer liegen bleibt."
+)
+RUSSIAN = (
+    "Планировщик хранит очередь задач, готовых к выполнению. Когда рабочему потоку нечего делать, он берёт задачу с "
+    "наивысшим приоритетом и выполняет её, пока она не начнёт чего-то ждать или её время не закончится. Задачи, "
+    "которые давно ждут, продвигаются вперёд, чтобы ни одна из них не осталась без внимания."
+)
+LOREM = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore. " * 2
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "ledge")
+
+
+def prose(seed, words):
+    """Words that say nothing, in an order of their own."""
+    drawn = np.random.default_rng(seed).choice(WORDS, words)
+    return " ".join(f"{word}{index % 89}" for index, word in enumerate(drawn))
+
+
+def page(title, *paragraphs, code=""):
+    body = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in paragraphs)
+    block = f"<pre><code>{html.escape(code)}</code></pre>" if code else ""
+    return f"<html><head><title>{title}</title></head><body><h1>{title}</h1>\n{body}{block}</body></html>"
+
+
+def planted():
+    """rule -> {URL: page}: what is to be dropped by which rule."""
+    listing = "".join(f"<li>{prose(1000 + i, 9)}</li>" for i in range(40))
+    return {
+        "few_words": {"https://few.org/": page("Moved", "Go to the new place")},
+        "filler": {"https://filler.org/": page("Theme", LOREM, ENGLISH.format("A demo."))},
+        "notice": {
+            "https://script.org/": page("App", "You need to enable JavaScript to run this app, which is a fine one."),
+            "https://cookies.org/": page("Hello", "This site uses cookies to work, and so that we know what you like."),
+            "https://gone.org/x": page("Oops", "The page that you are looking for could not be found on this server."),
+        },
+        "repeated_lines": {"https://lines.org/": page("Notes", *["Subscribe to our letter today"] * 20, prose(1, 60))},
+        "repeated_words": {"https://words.org/": page("Deals", "cheap shoes and " * 40 + prose(2, 20))},
+        "copied_words": {"https://copied.org/": page("Again", " and ".join([prose(3, 80)] * 4))},
+        "links": {"https://links.org/": f"<html><body><ul>{listing}</ul></body></html>"},
+        "teasers": {"https://teasers.org/": page("All", *[f"{prose(500 + i, 12)} ..." for i in range(12)])},
+        "no_text": {"https://numbers.org/": page("1", *[f"{i * 7919} {i * 104729} {i / 7:.5f} ok" for i in range(60)])},
+        "other_language": {"https://de.org/": page("Planer", GERMAN), "https://ru.org/": page("План", RUSSIAN)},
+        "blocked": {
+            "https://www.blocked.org/tasks": page("Tasks", ENGLISH.format("It is written down here.")),
+            "https://mixed.org/ads/1": page("Queue", f"You can read about all of it here. {prose(9, 70)}"),
+        },
+    }
+
+
+def docstrings():
+    """Pages of the standard library's documentation: (title, paragraphs, code of a function); no docstring twice."""
+    seen = set()
+    for path in sorted(Path(ast.__file__).parent.rglob("*.py")):
+        if path.name.startswith("_") or "test" in str(path) or "site-packages" in str(path):
+            continue
+        source = path.read_text(encoding="utf-8", errors="replace")
+        said, code = [], ""
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef) or not (text := ast.get_docstring(node)):
+                continue
+            text = " ".join(text.split())
+            if len(text) > 40 and text not in seen and not any(mark in text for mark in (">>>", "...", "--")):
+                seen.add(text)
+                said.append(f"{node.name}: {text}")
+                code = ast.get_source_segment(source, node)[:600]
+            if sum(map(len, said)) > 700:
+                yield path.stem, said, code
+                said, code = [], ""
+
+
+def licences():
+    """Paragraphs of the licences of installed packages, three to a page, none twice."""
+    seen, found = set(), []
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            if "licen" in file.name.lower() and file.suffix in ("", ".txt", ".md"):
+                text = Path(distribution.locate_file(file)).read_text(encoding="utf-8", errors="replace")
+                for paragraph in (" ".join(one.split()) for one in text.split("\n\n")):
+                    words = paragraph.split()
+                    fresh = len(words) > 40 and paragraph[:60] not in seen and len(set(words)) > 0.5 * len(words)
+                    if fresh and "Copyright (" not in paragraph:
+                        seen.add(paragraph[:60])
+                        found.append(paragraph[:2000])
+    for start in range(0, len(found) - 2, 3):
+        yield found[start : start + 3]
+
+
+_MORE = {
+    "forum": (
+        "ann wrote on Monday: has somebody tried this? I had no luck with it so far.",
+        "bob replied: it worked for me, thanks for the hint. Did you read the thread above?",
+        "cid wrote: same here, I agree with what bob said. Thread closed by a moderator.",
+    ),
+    "shop": (
+        "Price 12.00 EUR, shipping is free within two days.",
+        "Add it to your basket and check out now, while it is in stock.",
+        "Customers who bought this item also bought what is on sale today.",
+    ),
+}
+
+
+def real():
+    """URL -> page; hosts say what a page is: manual (with tags), guide, forum, shop (all without) and legal."""
+    pages = {}
+    for index, (title, said, code) in enumerate(itertools.islice(docstrings(), 330)):
+        kind = ("manual", "guide", "forum", "guide", "shop")[index % 5]
+        tagged = kind == "manual" and bool(code)
+        pages[f"https://{kind if tagged or kind != 'manual' else 'guide'}{index % 37}.org/{index}"] = page(
+            title, *_MORE.get(kind, ()), *said, code=code if tagged else ""
+        )
+    for index, paragraphs in enumerate(itertools.islice(licences(), 130)):
+        pages[f"https://legal{index % 31}.org/{index}"] = page("Terms", *paragraphs)
+    return pages
+
+
+def write_warc(path, pages):
+    with open(path, "wb") as stream:
+        writer = WARCWriter(stream, gzip=True)
+        for url, text in pages.items():
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=utf-8")], protocol="HTTP/1.1")
+            body = io.BytesIO(text.encode())
+            writer.write_record(writer.create_warc_record(url, "response", payload=body, http_headers=headers))
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def ask(corpus, name, prompt, script, *more):
+    with OracleServer(script) as server:
+        return run("oracle", "run", corpus, name, "--prompt", prompt, "--url", server.url, "--model", "m", *more)
+
+
+def is_legal(text):
+    return text.startswith("Terms")
+
+
+def category(text):
+    return "forum" if "bob replied" in text else "shop" if "your basket" in text else "documentation"
+
+
+def quality(text):
+    return min(10, len(text.split()) // 20)
+
+
+def rows_of(corpus, *places):
+    """path -> what the documents and these folders say of it."""
+    found = {}
+    for shard in list_shards(corpus):
+        rows = pq.read_table(shard).to_pylist()
+        for place in places:
+            said = pq.read_table(corpus / place / shard.name).to_pylist()
+            for row, values in zip(rows, said, strict=True):
+                row |= {f"{place}.{name}": value for name, value in values.items()}
+        found |= {row["path"]: row for row in rows}
+    return found
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """Runs every step as docs/web.md has them; returns the folder, the planted pages and the copies."""
+    folder = tmp_path_factory.mktemp("web")
+    corpus, pages, junk = folder / "web", real(), planted()
+    first = next(url for url in pages if "guide" in url)
+    copies = {"https://copy.org/": pages[first], "https://near.org/": pages[first].replace("</p>", " Yes.</p>", 1)}
+    write_warc(folder / "real.warc.gz", pages)
+    write_warc(folder / "junk.warc.gz", copies | {url: text for found in junk.values() for url, text in found.items()})
+    (folder / "blocked.txt").write_text("# planted\nblocked.org\nmixed.org/ads\n")
+    run("web", corpus, folder / "real.warc.gz", folder / "junk.warc.gz")
+    run("dedup", corpus)
+    run("annotate", corpus, "page", "secrets", "blocklist", "--set", f"blocklist.lists=[{folder / 'blocked.txt'}]")
+
+    run("select", corpus, "--selection", "candidates", "--config", CONFIG, "--rule", "tagged=web.has_code")
+    few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2")
+    label = lambda text, _: Says(f"Label: [[{'other' if is_legal(text) else 'code'}]]")  # noqa: E731
+    ask(corpus, "recall", "web_recall", label, "--selection", "candidates", "--files", 300)
+    positive = ("--set", "label=oracle_recall.label", "--set", "positive=code")
+    run("classify", "train", corpus, folder / "code", *positive, *few)
+    run("classify", "apply", corpus, folder / "code", "--annotation", "code_page")
+
+    run("select", corpus, "--selection", "recalled", "--config", CONFIG)
+    sample = ("--selection", "recalled", "--files", 250)
+    ask(corpus, "site", "site_category", lambda text, _: Says(f"Label: [[{category(text)}]]"), *sample)
+    labels = ("--set", "label=oracle_site.label", "--set", "model.epochs=40")
+    run("classify", "train", corpus, folder / "site", *labels, *few)
+    run("classify", "apply", corpus, folder / "site", "--annotation", "site")
+    ask(corpus, "quality", "web", lambda text, _: Says(f"Rating: [[{quality(text)}]]"), *sample)
+    run("score", "train", corpus, "quality", folder / "scorer", "--held-out", 0.2)
+    run("score", "apply", corpus, folder / "scorer")
+    run("select", corpus, "--config", CONFIG)
+    return folder, junk, (first, *copies)
+
+
+def dropped(flow, rule):
+    rows = rows_of(flow[0] / "web", "selections/main")
+    return {path for path, row in rows.items() if row["selections/main.dropped_by"] == rule}
+
+
+@pytest.mark.parametrize("rule", planted())
+def test_a_rule_drops_exactly_what_was_planted_for_it(flow, rule):
+    assert dropped(flow, rule) == set(flow[1][rule])
+
+
+def test_of_copies_one_page_stays(flow):
+    first, copy, near = flow[2]
+    assert len(dropped(flow, "exact_duplicate") & {first, copy}) == 1
+    assert dropped(flow, "exact_duplicate") <= {first, copy}
+    assert len((dropped(flow, "near_duplicate") | dropped(flow, "exact_duplicate")) & {first, copy, near}) == 2
+
+
+def test_pages_without_code_tags_must_be_recalled(flow):
+    rows = rows_of(flow[0] / "web", "annotations/web", "annotations/code_page")
+    legal = {path for path in rows if "//legal" in path}
+    lost = dropped(flow, "not_recalled")
+    assert len(legal) > 60 and len(lost & legal) > 0.5 * len(legal)
+    about_code = {path for path in rows if "//guide" in path or "//forum" in path or "//shop" in path}
+    assert len(about_code) > 150 and len(lost & about_code) <= 0.1 * len(about_code)
+    for path in lost:
+        row = rows[path]
+        assert not row["annotations/web.has_code"] and not row["annotations/code_page.recalled"]
+    assert not any("//manual" in path for path in lost), "pages with code tags skip the classifier"
+    assert sum(row["annotations/web.has_code"] for row in rows.values()) == sum("//manual" in path for path in rows)
+
+
+def test_thresholds_and_rates_are_those_of_the_kind_of_site(flow):
+    corpus = flow[0] / "web"
+    rows = rows_of(corpus, "selections/main", "annotations/quality", "annotations/site")
+    config = load_config(CONFIG)
+    low, rates = config.rules[-2].below, config.rules[-1].sample
+    judged = {"low_quality": set(), "sampled_out": set(), None: set()}
+    labels = set()
+    for path, row in rows.items():
+        if (by := row["selections/main.dropped_by"]) not in judged:
+            continue
+        score, label = row["annotations/quality.score"], row["annotations/site.label"]
+        labels.add(label)
+        rate = rates.rates.get(label, rates.rate)
+        draw = int(hashlib.sha256(f"{rates.seed}:{row['id']}".encode()).hexdigest(), 16) / 2**256
+        poor = score < low.values.get(label, low.default)
+        assert by == ("low_quality" if poor else "sampled_out" if draw >= rate else None), (path, label, score)
+        judged[by].add(path)
+    assert labels == {"documentation", "forum", "shop"} and all(judged.values())
+
+
+def test_the_selection_becomes_token_files(flow):
+    folder = flow[0]
+    run("tokenizer", folder / "web", folder / "tokenizer", "--vocab-size", 600, "--kind", "byte_bpe")
+    run("build", folder / "web", folder / "tokens", "--tokenizer", folder / "tokenizer", "--fim-rate", 0)
+    rows = rows_of(folder / "web", "selections/main").values()
+    kept = [row for row in rows if row["selections/main.split"] == "train"]
+    (made,) = (folder / "tokens").glob("*.manifest.json")
+    assert len(kept) > 50 and json.loads(made.read_text())["documents"] == len(kept)
