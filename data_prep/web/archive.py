@@ -49,7 +49,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Damage:
-    """Bytes that are no records: `damaged_record`, `truncated_file` or `not_warc`."""
+    """Bytes that are no records: `damaged_record`, `truncated_file` (up to its end) or `not_warc`."""
 
     reason: str
     position: Position
@@ -130,7 +130,7 @@ class _Reading:
             after = None
         if self._gap:
             position, said = self._gap
-            is_last = self._next_start(position.start + 1, self._size_bytes) is None
+            is_last = self._end >= self._size_bytes and at is None
             yield Damage("truncated_file" if is_last else "damaged_record", position, said)
 
     def _from(self, at: int, after: Position | None) -> Iterator[Record | Damage]:
@@ -155,10 +155,32 @@ class _Reading:
                 yield _record(found, position, body)
                 if body.error:
                     raise OSError(body.error)
-        except OSError as error:
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
             self._gap = self._gap or (Position(position.start, max(0, position.number)), " ".join(str(error).split()))
             return self._next_start(max(position.start, at) + 1, self._end)
+        if self._end >= self._size_bytes:
+            cut = self._cut_record(position.start + 1 if position.number >= 0 else at)
+            self._gap = self._gap or (cut and (cut, "a record that ends within its headers"))
         return None
+
+    def _cut_record(self, at: int) -> Position | None:
+        """The last record, which starts at `at` or later, if it is one of which not even the headers are there."""
+        last = None
+        while (at := self._next_start(at, self._size_bytes)) is not None:
+            last, at = at, at + 1
+        if last is None:
+            return None
+        self._stream.seek(last)
+        reader = self._reader(self._stream) if self._reader else self._stream
+        try:
+            found = next(iter(ArchiveIterator(reader, parse_http=False, stream_detect=False)), None)
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
+            found = None
+        return Position(last, 0) if found is None or _is_cut(found) else None
 
     def _next_start(self, at: int, end: int) -> int | None:
         """The first byte in [at, end) at which a record can be read, or its compressed member."""
@@ -188,7 +210,9 @@ class _Reading:
             return (start == 0 or before == _BEFORE) and bool(_START.match(data))
         try:
             return self._reader(io.BytesIO(data)).read(len(_MARK)).startswith(_MARK)
-        except OSError:
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
             return False
 
 
@@ -203,13 +227,20 @@ class _Body:
         """Raises `LostBodyError`."""
         try:
             data = self._record.reader.read(most)
-        except OSError as error:
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
             self.error = str(error)
         else:
             if len(data) >= min(most, self._left):
                 return data
             self.error = f"{len(data):,} of {self._left:,} bytes"
         raise LostBodyError(self.error)
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether an error is about what a file holds. fastwarc panics over damage in what it skips."""
+    return isinstance(error, OSError | ValueError) or type(error).__name__ == "PanicException"
 
 
 def _is_cut(record: WarcRecord) -> bool:

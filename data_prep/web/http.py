@@ -3,15 +3,16 @@
 import io
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 
 _CHUNK = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r?\n")
 _MAGIC = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd"}
 _NAMES = {"x-gzip": "gzip", "gzip": "gzip", "deflate": "deflate", "br": "br", "zstd": "zstd"}
-_READ_BYTES = 1 << 16
+_READ_BYTES, _CAREFUL_BYTES = 1 << 16, 1 << 6
 _FREE_BYTES = 1 << 20  # that a page may have, however little was sent
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _UNTOLD_TYPES = ("", "text/plain", "application/octet-stream", "unknown/unknown", "application/xml", "text/xml")
@@ -94,22 +95,31 @@ class _Inflater:
 
 
 def _read(reader: Callable, data: bytes, sent: int, limits: BodyLimits) -> bytes:
-    """All that a reader gives, while it is within bounds; of a damaged stream what came before the damage."""
+    """All that a reader gives, within bounds; of a damaged or cut stream what can be read before that."""
     parts: list[bytes] = []
-    size = 0
-    try:
-        stream = reader(io.BytesIO(data))
-        while part := stream.read(_READ_BYTES):
-            parts.append(part)
-            size += len(part)
-            if size > _FREE_BYTES and size > limits.max_ratio * sent:
-                raise BodyError("bomb", f"{sent:,} bytes sent")
-            if size > limits.max_bytes:
-                raise BodyError("too_large", f"more than {limits.max_bytes:,} bytes")
-    except OSError as error:
-        if not parts:
-            raise BodyError("bad_encoding", " ".join(str(error).split())) from None
+    said = None
+    for step in (_READ_BYTES, _CAREFUL_BYTES):  # a read that fails gives nothing, so what is damaged is read in bits
+        parts.clear()
+        try:
+            for part in _bounded(reader(io.BytesIO(data)), step, sent, limits):
+                parts.append(part)
+            break
+        except OSError as error:
+            said = " ".join(str(error).split())
+    if said and not parts:
+        raise BodyError("bad_encoding", said)
     return b"".join(parts)
+
+
+def _bounded(stream: Any, step: int, sent: int, limits: BodyLimits) -> Iterator[bytes]:
+    size = 0
+    while part := stream.read(step):
+        yield part
+        size += len(part)
+        if size > _FREE_BYTES and size > limits.max_ratio * sent:
+            raise BodyError("bomb", f"{sent:,} bytes sent")
+        if size > limits.max_bytes:
+            raise BodyError("too_large", f"more than {limits.max_bytes:,} bytes")
 
 
 def can_be_html(content_type: str) -> bool:

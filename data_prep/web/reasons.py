@@ -16,7 +16,7 @@ REASONS = {
     "crashed": "the process that read it died, of it or of its memory",
     "failed": "an error while it was read",
     "damaged_record": "damaged bytes of a WARC file, up to the next record that can be found",
-    "truncated_file": "a WARC file that ends within a record",
+    "truncated_file": "a WARC file that ends within a record, or is damaged up to its end",
     "not_warc": "a file that does not start like a WARC file",
     "unreadable": "cannot be read",
 }

@@ -75,7 +75,9 @@ def warc_bytes(
     )
 
 
-def record_bytes(url, body, gzip=True, status="200 OK", headers=(("Content-Type", HTML_TYPE),), kind="response", **warc):
+def record_bytes(
+    url, body, gzip=True, status="200 OK", headers=(("Content-Type", HTML_TYPE),), kind="response", **warc
+):
     """One record; `warc` are further WARC headers, with underscores for hyphens."""
     out = io.BytesIO()
     writer = WARCWriter(out, gzip=gzip)
