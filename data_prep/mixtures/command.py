@@ -44,5 +44,5 @@ def mixtures(
     if check_documents:
         for line in describe(check_overlaps(planned, out, workers)):
             typer.echo(line)
-    for number, (phase, path) in enumerate(zip(planned.phases, write_plan(out, settings, planned), strict=True)):
-        typer.echo(f"{path}: phases.{number}.blend={path} phases.{number}.tokens={phase.tokens}")
+    for phase, path in zip(planned.phases, write_plan(out, settings, planned), strict=True):
+        typer.echo(f"{path}: phases.{phase.name}.blend={path} phases.{phase.name}.tokens={phase.tokens}")

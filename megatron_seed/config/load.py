@@ -37,8 +37,8 @@ _Loader.add_implicit_resolver(
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or one that ships with the package by its name, and apply `a.b=value` overrides.
 
-    Values of overrides are YAML; list items are addressed by number (`phases.0.tokens=1e6`). A phase's `blend` may be
-    the path of a file that holds one, as `data mixtures` writes it; its content takes the path's place.
+    Values of overrides are YAML; list items are addressed by number (`phases.0.tokens=1e6`) or by name. A phase's
+    `blend` may be the path of a file that holds one, as `data mixtures` writes it; its content takes the path's place.
     Raises SeedError with file, line and key; an unknown key comes with the nearest known one.
     """
     path = _find(recipe)
@@ -139,15 +139,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_Loader)
         for parent in parents:
-            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+            node = node[_position(node, parent)] if isinstance(node, list) else node.setdefault(parent, {})
         if isinstance(node, list):
-            node[int(last)] = value
+            node[_position(node, last)] = value
         else:
             node[last] = value
     except yaml.YAMLError as error:
         raise SeedError(f"override {override!r}: the value is not YAML") from error
     except (IndexError, ValueError, TypeError, AttributeError) as error:
         raise SeedError(f"override {override!r}: there is no place {key!r} in the recipe") from error
+
+
+def _position(items: list[Any], key: str) -> int:
+    """Of the item that a part of a key means: by its number, or by its `name`."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    return names.index(key) if key in names else int(key)
 
 
 def _checkpoint_of(place: str) -> str:

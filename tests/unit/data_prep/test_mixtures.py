@@ -95,7 +95,7 @@ def test_the_shipped_example_makes_blends_that_the_recipes_take(report_builds: P
     result = CliRunner().invoke(app, ["mixtures", str(EXAMPLE), "mixtures"])
     assert result.exit_code == 0, result.output
     names = RECIPES[recipe]
-    changes = [f"phases.{number}.blend=mixtures/{name}/blend.yaml" for number, name in enumerate(names)]
+    changes = [f"phases.{name}.blend=mixtures/{name}/blend.yaml" for name in names]
     before, after = load_recipe(recipe), load_recipe(recipe, changes)
     for plain, phase, name in zip(before.phases, after.phases, names, strict=True):
         assert (phase.name, phase.tokens, phase.fim) == (name, plain.tokens, plain.fim)
@@ -333,6 +333,9 @@ def test_a_recipe_that_names_a_blend_file(tmp_path: Path, monkeypatch: pytest.Mo
         load_recipe("r.yaml")
     Path("blend.yaml").write_text(BLEND)
     assert load_recipe("r.yaml", ["phases.0.blend.0.weight=3"]).phases[0].blend[0].weight == 3
+    assert load_recipe("r.yaml", ["phases.main.blend.code.weight=3"]).phases[0].blend[0].weight == 3
+    with pytest.raises(SeedError, match=r"there is no place 'phases\.mane\.tokens'"):
+        load_recipe("r.yaml", ["phases.mane.tokens=3"])
     for text, message in (
         (
             BLEND + "- {name: b, builds: x, wait: 1}\n",
@@ -376,7 +379,7 @@ def test_a_run_takes_the_blend_of_real_builds(
         yaml.safe_dump({"categories": categories, "phases": [{"name": "p", "tokens": 999, "blend": shares}]})
     )
     result = CliRunner().invoke(app, ["mixtures", str(config), str(tmp_path / "out")])
-    assert "phases.0.blend=" in result.output and "phases.0.tokens=999" in result.output
+    assert "phases.p.blend=" in result.output and "phases.p.tokens=999" in result.output
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE.replace("64", "8").replace("seed_coder_tiny", "seed_coder_tiny, vocab_size: 383"))
     changes = [f"phases.0.blend={tmp_path}/out/p/blend.yaml", "phases.0.tokens=999", f"tokenizer={tokenizer_dir}"]
