@@ -68,7 +68,10 @@ def generate(hf: Path) -> list[dict[str, str]]:
 
 
 def write_on(hf: Path, samples: list[dict[str, str]], new_tokens: int = 64) -> list[dict[str, str]]:
-    """Each sample (kind, prefix, and suffix where a gap is filled) with the model's greedy `output`."""
+    """Each sample (kind, prefix, and suffix where a gap is filled) with the model's greedy `output`.
+
+    A prompt that leaves no room for `new_tokens` in the model's context is left out.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -76,16 +79,20 @@ def write_on(hf: Path, samples: list[dict[str, str]], new_tokens: int = 64) -> l
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(hf)
     model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)
+    written = []
     for sample in samples:
         text = sample["prefix"]
         if "suffix" in sample:
             text = f"<[fim-suffix]>{sample['suffix']}<[fim-prefix]>{sample['prefix']}<[fim-middle]>"
         prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        if prompt["input_ids"].shape[1] + new_tokens > model.config.max_position_embeddings:
+            continue
         output = model.generate(
             **prompt, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
-        sample["output"] = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    return samples
+        answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        written.append({**sample, "output": answer})
+    return written
 
 
 def machine() -> str:

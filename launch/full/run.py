@@ -10,6 +10,7 @@ from rich.console import Console
 from launch.finish import machine
 from launch.full import commits, github, long_context, subset, web
 from launch.full.builds import Category, prepare_builds
+from launch.full.needle import prepare_needles
 from launch.full.settings import FullConfig
 from launch.full.training import recipe_of, train_and_export
 from launch.run_folder import own_folder, say
@@ -28,11 +29,13 @@ def full(config: FullConfig, console: Console) -> dict[str, Any]:
         stages = Stages(config.run_dir, console)
         found, categories = _prepare(config, recipe, stages)
         built = prepare_builds(config, recipe, stages, categories)
+        needles = prepare_needles(config, recipe, stages, [found["github"]["kept"], built["tokenizer"]["digest"]])
         trained = train_and_export(config, stages, found["commits"]["prompt"])
         results = {
             "name": "quickstart --full",
             **found,
             **built,
+            "needles": needles,
             **trained,
             "machine": machine(),
             "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),

@@ -40,11 +40,12 @@ def full_command(corpus: Path, history: Path, run_dir: Path) -> list[str]:
     return [sys.executable, "-m", "launch", "quickstart", "--full", "--run-dir", str(run_dir), *sources, *changes]
 
 
-def write_history(folder: Path, code: Path, commits: int = 40) -> Path:
-    """A repository to which files of `code` are added, each with a change to the one before."""
+def write_history(folder: Path, code: Path, commits: int = 60) -> Path:
+    """A repository to which the smallest files of `code` are added, each with a change to the one before."""
     made = pygit2.init_repository(str(folder), initial_head="main")
     parents: list = []
-    files = sorted(code.rglob("*.py"))[:commits]
+    files = sorted((path.stat().st_size, path) for path in code.rglob("*.py"))
+    files = [path for size, path in files if size > 200][:commits]
     for number, path in enumerate(files):
         (folder / f"part_{number}.py").write_bytes(path.read_bytes())
         if number:

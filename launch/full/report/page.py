@@ -27,7 +27,7 @@ _CHAPTERS = {
     "subset": ("high quality",),
     "long_context": ("long context", "long files"),
     "training": ("tokenizer", "builds", "train"),
-    "evaluation": ("export", "generate"),
+    "evaluation": ("needles", "export", "generate"),
 }
 """Section of the page -> the stages that are told there."""
 
