@@ -25,6 +25,8 @@ class Category:
     made_of: str
     held_out: tuple[float, ...] = ()
     """Infilling rates of builds of its held-out side."""
+    loss: str = "all"
+    """Tokens that training learns from: all, or the targets of commits."""
 
 
 def prepare_builds(
@@ -99,7 +101,7 @@ def _of_category(
 
     asked = (category.corpus, category.selection, config.run_dir / "tokenizer", config.run_dir / "builds" / name)
     with bars() as progress:
-        common = {"seed": recipe.seed, "workers": config.workers, "progress": progress}
+        common = {"seed": recipe.seed, "workers": config.workers, "progress": progress, "loss": category.loss}
         made = build(*asked, "train", [0.0], [0], **common) if 0.0 in rates else []
         split = [rate for rate in rates if rate]
         made += build(*asked, "train", split, range(epochs), **common) if split else []

@@ -70,8 +70,8 @@ def _prepare(config: FullConfig, recipe: Recipe, stages: Stages) -> tuple[dict[s
         "web": Category(web.corpus_of(config), web.KEPT, pages["kept"], held_out=(0.0,)),
         "high_quality": Category(code_corpus, subset.SELECTION, best["selected"]["digest"]),
         "long_files": Category(code_corpus, long_context.LONG_FILES, strings["files"]["digest"]),
-        "commits": Category(commits_corpus, commits.TRAINED_ON, selected[commits.TRAINED_ON]),
-        "commits_held_out": Category(commits_corpus, commits.HELD_OUT, selected[commits.HELD_OUT]),
+        "commits": Category(commits_corpus, commits.TRAINED_ON, selected[commits.TRAINED_ON], loss="target"),
+        "commits_held_out": Category(commits_corpus, commits.HELD_OUT, selected[commits.HELD_OUT], loss="target"),
         "repositories": Category(sides["train"], "main", strings["digest"]),
         "repositories_held_out": Category(sides["held_out"], "main", strings["digest"]),
     }

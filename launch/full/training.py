@@ -24,7 +24,7 @@ _NEW_TOKENS = 64
 _SHOWN = 400
 """Characters of a long prompt that a page shows, of its beginning and of its end."""
 _SHIPPED_BUILDS = Path("runs/quickstart-full/builds")
-_OF_A_BLEND = re.compile(r"phases\.\d+\.blend\b")
+_OF_A_BLEND = re.compile(r"phases\.[^.=]+\.blend\b")
 
 
 def recipe_of(config: FullConfig, values: Sequence[str] = ()) -> Recipe:
@@ -137,7 +137,7 @@ def _unigram_entropies(recipe: Recipe) -> dict[str, float]:
     from megatron_seed.data.held_out import HeldOut
 
     evaluation, length = recipe.evaluation, recipe.phases[0].sequence_length
-    sources = [source for source in evaluation.held_out if source.score == "all"]
+    sources = [source for source in evaluation.held_out if source.score != "middle"]
     opened = [HeldOut.open(one, recipe.model.vocab_size, length, evaluation.max_sequences) for one in sources]
     return {one.name: one.unigram_entropy() for one in opened}
 
