@@ -107,7 +107,9 @@ def annotate(
     corpus: Corpus,
     names: Annotated[
         list[str],
-        typer.Argument(help="syntax, signs, licence, secrets, decontamination; or your own as module:object."),
+        typer.Argument(
+            help="syntax, signs, licence, secrets, decontamination, page, blocklist; or your own as module:object."
+        ),
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, or NAME.KEY=VALUE where there are several.")
