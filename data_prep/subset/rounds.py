@@ -38,10 +38,12 @@ def train(
     wanted: Mapping[str, int],
     settings: ModelSettings,
     text: TextSettings,
+    least_examples: int,
 ) -> dict[str, Any]:
     """Shard function: trains the classifier of a round, kept in the folder `model` beside `output`.
 
-    Writes JSON: `cuts` (kind -> highest key that was drawn), `drawn` (kind -> documents), `characters`, `digest`.
+    Writes JSON: `cuts` (kind -> highest key that was drawn), `drawn` (kind -> documents), `positives`, `negatives`,
+    `size_bytes` of their texts, `epochs`, and the classifier's `digest`.
     """
     cuts = cut(draws, wanted)
     count = dict.fromkeys(cuts, 0)
@@ -56,6 +58,8 @@ def train(
                     labels.append((key, start, out.tell(), is_positive(kind)))
         labels.sort()  # by hash, so that kinds and repositories are mixed, whatever shards there are
         names = [GOOD if positive else OTHER for *_, positive in labels]
+        epochs = max(settings.epochs, -(-least_examples // max(1, len(labels))))
+        settings = settings.model_copy(update={"epochs": epochs})
         model = TextClassifier.train(_texts(place, labels), names, settings, text, Path(scratch))
     folder = output.with_name(MODEL)
     about = model.save(folder)
@@ -65,6 +69,7 @@ def train(
         "positives": names.count(GOOD),
         "negatives": names.count(OTHER),
         "size_bytes": sum(stop - start for _, start, stop, _ in labels),
+        "epochs": epochs,
         "digest": digest(about),
     }
     stream.write((json.dumps(said) + "\n").encode())

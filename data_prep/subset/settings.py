@@ -47,7 +47,8 @@ class HardNegatives(_Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")
     where: Sql
     recalled: bool = False
-    """Only what the round before recalled; so there are none in the first round."""
+    """Only what a round before recalled; so there are none in the first. The report's are of the round before: a third
+    round that is not shown what the first recalled wrongly recalls it again."""
     per_positive: float = Field(0.25, ge=0, le=100)
     """At most so many for each positive. Ours."""
 
@@ -118,6 +119,8 @@ class SubsetConfig(_Settings):
     validation: HeldOut = HeldOut(fraction=0.1)
     """Repositories that rounds are measured on and that nothing is trained on."""
     classifier: ModelSettings = ModelSettings()
+    least_examples: int = Field(25_000, ge=0)
+    """Where there are few texts to train on, there are more epochs, until so many have been shown."""
     text: TextSettings = TextSettings()
     seed: int = 1234
     """Of all draws."""

@@ -181,7 +181,7 @@ class ShardState:
         for kind, index in self.plan.hard_kinds().items():
             made[kind] = left & facts[hard(index)] & ~taken
             if self.plan.source.hard_negatives[index].recalled:
-                made[kind] &= self.recalled(self.plan.number - 1)
+                made[kind] &= np.any([self.recalled(number) for number in range(1, self.plan.number)], axis=0)
             taken |= made[kind]
         made[RANDOM] = left
         return made

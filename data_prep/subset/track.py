@@ -127,11 +127,12 @@ class Track:
 
     def train_task(self, tasks: Sequence[ShardTask], drawn: Manifests) -> ShardTask:
         wanted = draws.wanted(self.plan, self.config, self.counts[-1]["counts"])
-        settings = (self.config.classifier, self.config.text)
+        classifier, text, least = self.config.classifier, self.config.text, self.config.least_examples
         of = [[manifest["sha256"] for manifest in drawn], wanted, TEXT_VERSION]
-        inputs = fingerprint(rounds.TRAIN_FORMAT, of, [one.model_dump(mode="json") for one in settings])
+        settings = [classifier.model_dump(mode="json"), text.model_dump(mode="json"), least]
         output, paths = self._place("train.json"), [task.output for task in tasks]
-        return ShardTask(output, inputs, rounds.train, (output, paths, wanted, *settings))
+        args = (output, paths, wanted, classifier, text, least)
+        return ShardTask(output, fingerprint(rounds.TRAIN_FORMAT, of, settings), rounds.train, args)
 
     def has_trained(self, task: ShardTask) -> None:
         self.trained.append(json.loads(task.output.read_bytes()))
@@ -168,7 +169,7 @@ class Track:
         made = []
         for number, (trained, measured) in enumerate(zip(self.trained, self.found, strict=True), 1):
             after = self.counts[number]
-            about = {key: trained[key] for key in ("drawn", "positives", "negatives")}
+            about = {key: trained[key] for key in ("drawn", "positives", "negatives", "epochs")}
             made.append(
                 {"round": number, **about, "trained_bytes": trained["size_bytes"], **measured}
                 | {"recalled_again": after["recalled_again"] if number > 1 else None}

@@ -88,7 +88,8 @@ def config(**more):
         "minimum_seeds": 10,
         "validation": {"fraction": 0.3},
         "threshold": {"share": 0.25},
-        "classifier": {"buckets": 4096, "epochs": 15},
+        "classifier": {"buckets": 4096},
+        "least_examples": 2000,
         "new_positives": {"where": "quality.score >= 7", "probability": 0.6},
     }
     return SubsetConfig.model_validate(values | more)
