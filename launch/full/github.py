@@ -12,13 +12,14 @@ from launch.full.benchmarks import PLANTED, benchmark_files, plant
 from launch.full.packages import IGNORED, copy_packages
 from launch.full.quality import Sample, rate_and_score
 from launch.full.settings import FullConfig
+from launch.full.sides import sides_of
 from launch.stages import Stages
 
 RATED = "rated"
 """The selection of what quality is asked of: all that cheap rules leave."""
 KEPT = "kept"
-WHOLE = "whole"
-"""The selection of whole repositories, for long context: the corpus's second variant."""
+WHOLE, WHOLE_HELD_OUT = "whole", "whole_held_out"
+"""Selections of whole repositories, for long context: the corpus's second variant, to train on and held out."""
 REDACTED = ("email", "key", "password", "private_key")
 PROMPT = "code_quality"
 _QUALITY_RULE = "low_quality"
@@ -95,15 +96,28 @@ def _select(config: FullConfig, corpus: Path) -> dict[str, Any]:
     """The two variants of the corpus (2.2.1): single files without the lowest tenth, and whole repositories."""
     from data_prep.select import select
 
+    digests = []
+
     with bars() as progress:
         kept = select(corpus, KEPT, _config("file", quality=True), progress, config.workers)
-        whole = select(corpus, WHOLE, _config("repository", quality=False), progress, config.workers)
+        sides, whole = sides_of(corpus, KEPT), _config("repository", quality=False)
+        for name, rule in ((WHOLE, sides.to_train()), (WHOLE_HELD_OUT, sides.to_hold_out())):
+            made = select(corpus, name, one_side(whole, rule), progress, config.workers)
+            digests.append(made["digest"])
     return {
         "kept": f"{kept['digest']} {kept['corpus_fingerprint']}",
-        "whole": f"{whole['digest']} {whole['corpus_fingerprint']}",
+        "whole": f"{' '.join(digests)} {kept['corpus_fingerprint']}",
         "dropped": kept["dropped"],
         "left": kept["left"],
     }
+
+
+def one_side(config: Any, *rules: dict[str, Any]) -> Any:
+    """A selection's config with further rules, which holds out nothing itself."""
+    from data_prep.select import SelectionConfig
+
+    values = config.model_dump()
+    return SelectionConfig.model_validate({**values, "rules": [*values["rules"], *rules], "held_out": {"fraction": 0}})
 
 
 def _config(variant: str, quality: bool) -> Any:

@@ -7,12 +7,14 @@ from typing import Any
 
 from data_prep.storage import read_parquet
 from launch.finish import bars
-from launch.full.github import KEPT, REDACTED, WHOLE, corpus_of
+from launch.full.github import KEPT, WHOLE, WHOLE_HELD_OUT, corpus_of, one_side
 from launch.full.settings import FullConfig
+from launch.full.sides import sides_of
 from launch.stages import Stages
 
 LONG_FILES = "long_files"
-SIDES = ("train", "held_out")
+SIDES = {"train": WHOLE, "held_out": WHOLE_HELD_OUT}
+"""Side -> its selection of the code."""
 BYTES_PER_TOKEN = 3.36
 LEAST_SCORE = 4.0
 """Of the mean of a repository's files; ours: the report gives none."""
@@ -32,7 +34,7 @@ def prepare_long_context(config: FullConfig, stages: Stages, github: dict[str, A
     inputs = [github["whole"], config.long_tokens, context]
     made = strings_of(config, "train") / "import.json"
     strings = stages.run("long context", inputs, lambda: _strings(config, context), made=made)
-    files = stages.run("long files", [github["kept"], config.long_tokens], lambda: _files(config, github["left"]))
+    files = stages.run("long files", [github["kept"], config.long_tokens], lambda: _files(config))
     return {**strings, "files": files}
 
 
@@ -43,17 +45,15 @@ def _strings(config: FullConfig, context: int) -> dict[str, Any]:
 
     corpus, found = corpus_of(config), {}
     with bars() as progress:
-        for side in SIDES:
+        for side, selection in SIDES.items():
             asked = {
-                "split": side,
                 "min_tokens": config.long_tokens,
                 "max_tokens": context * _LARGEST_PART,
                 "min_mean_score": LEAST_SCORE if side == "train" else None,
             }
             out = strings_of(config, side)
-            about = write_repositories(
-                corpus, out, WHOLE, load_settings(None, asked), config.workers, None, None, progress
-            )
+            settings = load_settings(None, asked)
+            about = write_repositories(corpus, out, selection, settings, config.workers, progress=progress)
             found[side] = {key: value for key, value in about.items() if key != "unread_examples"}
     whole = [read_selection(strings_of(config, side), "main")["digest"] for side in SIDES]
     return {"sides": found, "example": _example(strings_of(config, "train")), "digest": " ".join(whole)}
@@ -95,15 +95,15 @@ def _repository(strings: Path, document: str) -> str:
     return "–"
 
 
-def _files(config: FullConfig, left: dict[str, Any]) -> dict[str, Any]:
-    """The kept files that are longer than a context; their rules are those of the selection `kept`, and one more."""
+def _files(config: FullConfig) -> dict[str, Any]:
+    """The kept files that are longer than a context; their rules are those of the selection `kept`, and two more."""
     from data_prep.select import SelectionConfig, read_selection, select
 
     corpus = corpus_of(config)
-    kept = read_selection(corpus, KEPT)["config"]
     least = int(config.long_tokens * BYTES_PER_TOKEN)
-    rules = [*kept["rules"], {"name": "short", "drop": f"documents.size_bytes < {least}"}]
-    asked = SelectionConfig.model_validate({**kept, "rules": rules, "redact": REDACTED})
+    kept = SelectionConfig.model_validate(read_selection(corpus, KEPT)["config"])
+    short = {"name": "short", "drop": f"documents.size_bytes < {least}"}
     with bars() as progress:
+        asked = one_side(kept, sides_of(corpus, KEPT).to_train(), short)
         made = select(corpus, LONG_FILES, asked, progress, config.workers)
     return {"least_bytes": least, "digest": made["digest"], "left": made["left"]["train"]}

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.finish import bars
-from launch.full.github import KEPT, REDACTED, corpus_of
+from launch.full.github import KEPT, corpus_of, one_side
 from launch.full.settings import FullConfig
+from launch.full.sides import sides_of
 from launch.stages import Stages
 
 NAME = "high_quality"
@@ -78,12 +79,12 @@ def _scores_at(corpus: Path, shares: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _select(config: FullConfig, corpus: Path) -> dict[str, Any]:
-    """What the selection `kept` keeps and the last round recalls, or a seed."""
+    """What the selection `kept` keeps to train on and the last round recalls, or a seed."""
     from data_prep.select import SelectionConfig, read_selection, select
 
-    kept = read_selection(corpus, KEPT)["config"]
-    rules = [*kept["rules"], {"name": "not_recalled", "drop": f"NOT coalesce({NAME}.recalled OR {NAME}.seed, false)"}]
-    asked = SelectionConfig.model_validate({**kept, "rules": rules, "redact": REDACTED})
+    kept = SelectionConfig.model_validate(read_selection(corpus, KEPT)["config"])
+    recalled = {"name": "not_recalled", "drop": f"NOT coalesce({NAME}.recalled OR {NAME}.seed, false)"}
     with bars() as progress:
+        asked = one_side(kept, sides_of(corpus, KEPT).to_train(), recalled)
         made = select(corpus, SELECTION, asked, progress, config.workers)
     return {"digest": made["digest"], **made["left"]["train"]}

@@ -105,7 +105,8 @@ def _labels(name: str, given: dict[str, int]) -> dict[str, Any]:
     if name == CODE:
         return {"label": label, "positive": "code", "recall": 0.99}
     frequent = ", ".join(f"'{kind}'" for kind, pages in given.items() if pages >= _FREQUENT and kind != "other")
-    return {"label": f"CASE WHEN {label} IN ({frequent or 'NULL'}) THEN {label} ELSE if({label} = '', '', 'other') END"}
+    # A page that was not asked about has no label.
+    return {"label": f"CASE WHEN {label} IN ({frequent or 'NULL'}) THEN {label} WHEN {label} <> '' THEN 'other' END"}
 
 
 def _config(recall: dict[str, Any], *more: dict[str, Any]) -> Any:

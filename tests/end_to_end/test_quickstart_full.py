@@ -87,6 +87,9 @@ def test_nothing_held_out_is_trained_on(finished: Path) -> None:
         assert documents(category, "train") and not documents(category, "train") & documents(category, "held_out")
     held_out = documents("github", "held_out")
     assert not held_out & (documents("high_quality", "train") | documents("long_files", "train"))
+    strings = (finished / "corpora" / "repositories-train" / "composition").glob("*.parquet")
+    files = {one for path in strings for one in pq.read_table(path, columns=["id"])["id"].to_pylist()}
+    assert files and not held_out & files
     for category in ("commits", "repositories"):
         trained, kept = documents(category, "train"), documents(f"{category}_held_out", "train")
         assert trained and kept and not trained & kept
