@@ -16,6 +16,7 @@ from data_prep.errors import DataError
 from data_prep.select import read_selection
 from data_prep.sources.base import REASONS
 from data_prep.storage import as_path, read_parquet
+from data_prep.web.reasons import REASONS as WEB_REASONS
 
 TOP_REPOSITORIES = 20
 CONTAMINATION = "decontamination"  # the annotation that says which benchmark problems a document holds
@@ -36,8 +37,9 @@ def corpus_report(corpus: Path, selection: str | None = None, workers: int = 1) 
         imported = json.loads((corpus / "import.json").read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{corpus / 'import.json'} cannot be read ({error}); run `data import` again") from None
+    is_web = "web" in annotation_names(corpus)
     for reason, drop in imported["drops"].items():
-        drop["meaning"] = {**COMMIT_REASONS, **REASONS}[reason]
+        drop["meaning"] = (WEB_REASONS if is_web else {**COMMIT_REASONS, **REASONS})[reason]
     selected = read_selection(corpus, selection) if selection else None
     return {
         "corpus": str(corpus),

@@ -61,7 +61,7 @@ class Record:
     """A record that is a page or might be one. `read(n)` gives at most n bytes of its body; once, before the next."""
 
     position: Position
-    kind: WarcRecordType
+    kind: str
     url: str
     date: datetime | None
     is_truncated: bool
@@ -254,7 +254,7 @@ def _record(found: WarcRecord, position: Position, body: _Body) -> Record:
     told = http if http is not None else headers
     return Record(
         position,
-        found.record_type,
+        headers.get("WARC-Type", "").strip().lower(),
         headers.get("WARC-Target-URI", ""),
         _date(headers.get("WARC-Date", "")),
         headers.get("WARC-Truncated") is not None,

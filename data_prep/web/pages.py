@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from fastwarc.warc import WarcRecordType
-
 from data_prep.web.archive import Damage, LostBodyError, Part, Position, Record, records_of
 from data_prep.web.charset import decode
 from data_prep.web.html import Extracted, TooDeepError, extract
@@ -13,7 +11,7 @@ from data_prep.web.http import BodyError, BodyLimits, can_be_html, decoded_body,
 from data_prep.web.settings import WebConfig
 from data_prep.web.site import Address, address_of
 
-_PAGES = (WarcRecordType.response, WarcRecordType.resource)
+_RESPONSE, _RESOURCE = "response", "resource"
 _OK = 200
 
 
@@ -91,7 +89,7 @@ def _page(record: Record, config: WebConfig) -> Page | Dropped:
     if reason := _refusal(record, address):
         said = f"{record.status}" if reason == "status" else ""
         said = record.content_type if reason == "not_html" else said
-        said = record.kind.name or "" if reason == "other_record" else said
+        said = record.kind if reason == "other_record" else said
         return Dropped(record.position, reason, record.url, said, record.size_bytes)
     limits = BodyLimits(config.records.max_html_bytes, config.records.max_ratio)
     sent = record.read(limits.max_bytes + 1)
@@ -116,11 +114,11 @@ def _page(record: Record, config: WebConfig) -> Page | Dropped:
 
 def _refusal(record: Record, address: Address | None) -> str | None:
     """What is known before the body is read."""
-    if record.kind not in _PAGES:
+    if record.kind not in (_RESPONSE, _RESOURCE):
         return "other_record"
     if address is None:
         return "bad_url"
-    if record.kind == WarcRecordType.response:
+    if record.kind == _RESPONSE:
         if record.status is None:
             return "bad_http"
         if record.status != _OK:

@@ -13,6 +13,7 @@ from data_prep.helper import Helper, LostHelperError
 from data_prep.web.archive import Part, Position
 from data_prep.web.pages import Begun, Dropped, Page, pages_of
 from data_prep.web.settings import WebConfig
+from data_prep.web.site import site_of
 
 _START_TIMEOUT_S = 600.0  # for imports from a slow disk
 
@@ -77,6 +78,7 @@ def serve(connection: Connection) -> None:
     memory_bytes = connection.recv()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, most))
+    site_of("example.org")  # reads the list of public suffixes, which no page should be charged with
     connection.send("ready")
     while True:
         outcomes: list[Begun | Page | Dropped | None] = []

@@ -34,7 +34,7 @@ class RecordSettings(_Settings):
     max_url_bytes: int = Field(2048, ge=8)
     timeout_s: float = Field(20.0, gt=0)
     """Wall-clock time for a page; one that takes longer is dropped."""
-    memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    memory_bytes: int = Field(4 << 30, ge=512 << 20)
     """Address space of the process that reads pages; one that needs more is dropped."""
 
 
