@@ -5,15 +5,6 @@ anew and does that batch one document at a time, so the documents that are to bl
 the process that started it, however that ends.
 """
 
-import contextlib
-import ctypes
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -24,14 +15,8 @@ import pyarrow as pa
 
 from data_prep.annotators.base import Annotator, AnnotatorSpec, schema_of
 from data_prep.errors import DataError
+from data_prep.helper import Helper, LostHelperError
 from data_prep.storage import open_parquet
-
-_PR_SET_PDEATHSIG = 1
-_LAST_WORDS_S = 2.0  # between the end of a process's connection and its own
-_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from data_prep.annotators.isolation import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 @dataclass(frozen=True)
@@ -60,10 +45,6 @@ class Rows(NamedTuple):
         return (self._replace(start=row, stop=row + 1) for row in range(self.start, self.stop))
 
 
-class _LostError(Exception):
-    """The process died or took too long; the message says which, in words."""
-
-
 class IsolatedAnnotator:
     """An annotator in a process of its own, started again whenever it is lost.
 
@@ -72,9 +53,7 @@ class IsolatedAnnotator:
 
     def __init__(self, spec: AnnotatorSpec, limits: IsolationLimits) -> None:
         self.spec, self.limits = spec, limits
-        self._process: subprocess.Popen | None = None
-        self._connection: Connection | None = None
-        self._finalizer: weakref.finalize | None = None
+        self._helper: Helper | None = None
         self.schema: pa.Schema = self._start()
 
     def annotate(self, rows: Rows) -> tuple[pa.RecordBatch, list[str | None]]:
@@ -82,7 +61,8 @@ class IsolatedAnnotator:
         count = rows.stop - rows.start
         try:
             batch, failure = self._ask(rows)
-        except _LostError as lost:
+        except LostHelperError as lost:
+            self._helper = None
             batch, failure = None, str(lost)
         if failure is None:
             return batch, [None] * count
@@ -93,90 +73,49 @@ class IsolatedAnnotator:
         return answers, [failures[0] for _, failures in alone]
 
     def _ask(self, rows: Rows) -> tuple[pa.RecordBatch | None, str | None]:
-        if self._process is None:
+        if self._helper is None:
             self._start()
         try:
-            self._connection.send(rows)
-        except OSError:  # it died after its last answer
-            self.close()
+            self._helper.send(rows)
+        except LostHelperError:  # it died after its last answer
             self._start()
-            self._connection.send(rows)
-        return self._answer(self.limits.timeout_s)
-
-    def _answer(self, timeout_s: float) -> tuple[Any, str | None]:
-        try:
-            if self._connection.poll(timeout_s):
-                return self._connection.recv()
-        except (EOFError, OSError):
-            how = self._end_in_words()
-            self.close()
-            raise _LostError(how) from None
-        self.close()
-        raise _LostError(f"timed out after {timeout_s:g} s")
-
-    def _end_in_words(self) -> str:
-        try:
-            code = self._process.wait(_LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
-            return "closed its connection"
-        return f"crashed (signal {-code})" if code < 0 else f"ended with exit code {code}"
+            self._helper.send(rows)
+        return self._helper.receive(self.limits.timeout_s)
 
     def _start(self) -> pa.Schema:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            number = theirs.fileno()
-            command = [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(number), str(os.getpid())]
-            # What an annotator prints must not mix with the output of the command that runs it.
-            self._process = subprocess.Popen(command, pass_fds=[number], stdin=subprocess.DEVNULL, stdout=2)
-        self._connection = Connection(ours.detach())
-        self._finalizer = weakref.finalize(self, _end, self._process, self._connection)
+        self._helper = Helper("data_prep.annotators.isolation:serve")
         try:
-            self._connection.send(self.spec)
-            schema, failure = self._answer(self.limits.start_timeout_s)
-        except (OSError, _LostError) as error:
+            self._helper.send(self.spec)
+            schema, failure = self._helper.receive(self.limits.start_timeout_s)
+        except LostHelperError as error:
             failure = str(error)
         if failure is not None:
-            self.close()
+            self._helper.close()
             raise DataError(f"annotator {self.spec.name} cannot be started: {failure}")
         return schema
-
-    def close(self) -> None:
-        """Ends the process; the next question starts another."""
-        if self._finalizer:
-            self._finalizer()
-        self._process = self._connection = self._finalizer = None
-
-
-def _end(process: subprocess.Popen, connection: Connection) -> None:
-    connection.close()
-    process.kill()
-    process.wait()
 
 
 def _nothing(schema: pa.Schema, rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(rows, field.type) for field in schema], schema=schema)
 
 
-def serve(number: int, parent: int) -> None:
+def serve(connection: Connection) -> None:
     """The life of the process: an annotator's specification, then rows in, (columns, failure) out, until the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run decides what it means
-    _die_with(parent)
     reader = _Reader()
-    with Connection(number) as connection, contextlib.suppress(EOFError, OSError):
+    try:
+        annotator = connection.recv().load()
+        annotator.prepare()
+        connection.send((schema_of(annotator), None))
+    except Exception as error:
+        connection.send((None, _in_words(error)))
+        return
+    while True:
+        rows = connection.recv()
         try:
-            annotator = connection.recv().load()
-            annotator.prepare()
-            connection.send((schema_of(annotator), None))
+            answer = (_columns(annotator, reader.documents(rows, annotator.reads)), None)
         except Exception as error:
-            connection.send((None, _in_words(error)))
-            return
-        while True:
-            rows = connection.recv()
-            try:
-                answer = (_columns(annotator, reader.documents(rows, annotator.reads)), None)
-            except Exception as error:
-                answer = (None, _in_words(error))
-            connection.send(answer)
+            answer = (None, _in_words(error))
+        connection.send(answer)
 
 
 def _in_words(error: Exception) -> str:
@@ -213,11 +152,3 @@ class _Reader:
                 self.table = file.read_row_group(rows.group, columns=list(columns), use_threads=False)
             self.key = key
         return self.table.slice(rows.start, rows.stop - rows.start).to_pylist()
-
-
-def _die_with(parent: int) -> None:
-    """A process that hangs would outlive a killed run; the kernel ends it then (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
