@@ -24,7 +24,7 @@ from data_prep.selection_rules import Condition, looks_at_others
 from data_prep.shards import fingerprint, write_atomic
 
 FORMAT = "data_prep.judged/1"
-NAMES, FAMILIES = "names.arrow", "families.arrow"
+NAMES, FAMILIES = "names.feather", "families.feather"  # no shards of their own, so with another ending
 SECRETS = "secrets"  # the annotation that knows what to redact
 KEY = pa.binary(16)
 

@@ -1,22 +1,32 @@
 """A selection in partitions is the one that a single query over all documents gives, however it is cut up."""
 
+import itertools
+import json
 import math
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from selection_oracle import expected_selection
+from selection_oracle import expected_selection, expected_sides
+from typer.testing import CliRunner
 
 from data_prep.annotations import annotation_directory, write_table
+from data_prep.cli import app
 from data_prep.documents import SCHEMA, document_id, documents_directory, list_shards
 from data_prep.engines.local import LocalEngine
 from data_prep.errors import DataError
-from data_prep.select import HeldOut, SelectionConfig, select
+from data_prep.partitions import Output, Runner, side_path, write_columns, write_side_run
+from data_prep.select import HeldOut, SelectionConfig, load_config, select
+from data_prep.selection.decide import held_out_rows
+from data_prep.selection.judge import group_key
+from data_prep.selection.repositories import RUN, place_repositories, repository_records
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 
 DEDUP = {
@@ -210,3 +220,174 @@ class Backwards:
     def run(self, calls):
         for index, result in LocalEngine(1).run(calls[::-1]):
             yield len(calls) - 1 - index, result
+
+
+class Stops:
+    """Ends a run before its call number `after`, counted over all steps; counts the calls that were made."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.made = after, 0
+
+    def run(self, calls):
+        for index, call in enumerate(calls):
+            if self.made == self.after:
+                raise DataError("stopped")
+            self.made += 1
+            yield from ((index, result) for _, result in LocalEngine(1).run([call]))
+
+
+ALL = SelectionConfig(variant="repository", rules=RULES, held_out=HeldOut(fraction=0.4))
+
+
+def test_a_run_that_is_stopped_anywhere_goes_on_and_makes_nothing_twice(tmp_path, snapshot):
+    corpus = write_corpus(tmp_path / "corpus", random_documents(3, 120, 20), 3)
+    whole = select(corpus, "main", ALL, engine=(engine := Stops(-1)), partitions=2)
+    files = snapshot(corpus / "selections/main")
+    steps, stops = engine.made, 0
+    shutil.rmtree(corpus / "selections")
+    made = 0
+    for after in itertools.cycle((1, 4, 9)):
+        engine = Stops(after)
+        try:
+            again = select(corpus, "main", ALL, engine=engine, partitions=2)
+            break
+        except DataError as error:
+            assert str(error) == "stopped"
+            assert not (corpus / "selections/main/selection.json").exists()
+            stops += 1
+        finally:
+            made += engine.made
+    assert stops > 5 and made == steps
+    assert again == whole and snapshot(corpus / "selections/main") == files
+
+
+def test_another_share_asks_nothing_again_and_another_annotation_only_where_it_changed(tmp_path, snapshot):
+    documents = random_documents(4, 90, 12)
+    corpus = write_corpus(tmp_path / "corpus", documents, 3)
+
+    def config(share):
+        rule = {**RULES[2], "lowest": {**RULES[2]["lowest"], "share": share}}
+        return SelectionConfig(rules=[RULES[0], rule], held_out=HeldOut(fraction=0.3))
+
+    def judged():
+        return {path.name: path.stat().st_mtime_ns for path in (corpus / "selections/main/work/judged").iterdir()}
+
+    first = select(corpus, "main", config(0.3))
+    before = judged()
+    assert {path.name for path in (corpus / "selections/main/work").iterdir()} == {"judged"}
+    other = select(corpus, "main", config(0.6))
+    assert judged() == before and other["digest"] != first["digest"]
+    for document in documents[30:60]:  # the second shard
+        document["mark.of"] = 5.0
+    shutil.copytree(corpus / "selections", tmp_path / "selections")
+    corpus = write_corpus(tmp_path / "corpus", documents, 3)
+    shutil.copytree(tmp_path / "selections", corpus / "selections")
+    before = judged()
+    changed = select(corpus, "main", config(0.6))
+    assert {name for name, at in judged().items() if at != before[name]} == {
+        f"0001.{suffix}" for suffix in ("arrow", "arrow.json", "names.feather", "families.feather")
+    }
+    shutil.rmtree(corpus / "selections")
+    fresh = select(corpus, "main", config(0.6))
+    assert fresh == changed and fresh["digest"] != other["digest"]
+
+
+def test_groups_that_are_larger_than_a_partition_and_equal_numbers_in_many_partitions(tmp_path):
+    documents = random_documents(5, 300, 30)
+    for place, document in enumerate(documents):
+        document |= {"mark.of": 7.0, "mark.label": "forum" if place % 50 else None}
+    corpus = write_corpus(tmp_path / "corpus", documents, 4)
+    rule = {"name": "low", "lowest": {"of": "mark.of", "share": 0.29, "per": "mark.label"}}
+    config = SelectionConfig(rules=[rule], held_out=HeldOut(fraction=0))
+    for partitions in (1, 2, 40):
+        select(corpus, f"p{partitions}", config, partitions=partitions)
+        lost = {id_ for id_, _, by in rows_of(corpus, f"p{partitions}") if by}
+        for label, count in (("forum", 294 * 29 // 100), (None, 6 * 29 // 100)):
+            ids = sorted(document["id"] for document in documents if document["mark.label"] == label)
+            assert lost & set(ids) == set(ids[:count])
+
+
+def test_numbers_of_two_kinds_are_refused(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", random_documents(6, 20, 5), 2)
+    shard = annotation_directory(corpus, "mark") / "0001.parquet"
+    table = pq.read_table(shard)
+    column = table.column_names.index("whole")
+    table = table.set_column(column, "whole", table["whole"].cast(pa.float64(), safe=False))
+    counters = {"documents_sha256": finished_manifest(shard)["documents_sha256"]}
+    write_shard(ShardTask(shard, "test", write_table, (table, counters)))
+    with pytest.raises(DataError, match="rule 'all together': its numbers are whole in some shards and not in others"):
+        select(corpus, "main", SelectionConfig(rules=RULES[4:5], held_out=HeldOut(fraction=0)))
+
+
+def test_an_annotation_with_other_rows_is_refused(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", random_documents(6, 20, 5), 2)
+    shard = annotation_directory(corpus, "mark") / "0000.parquet"
+    counters = {"documents_sha256": finished_manifest(shard)["documents_sha256"]}
+    write_shard(ShardTask(shard, "test", write_table, (pq.read_table(shard).slice(1), counters)))
+    with pytest.raises(DataError, match=r"0000.parquet: annotations of it have other rows"):
+        select(corpus, "main", SelectionConfig(rules=RULES[:1], held_out=HeldOut(fraction=0)))
+
+
+def test_processes_and_partitions_from_the_command_line_give_the_same(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", random_documents(7, 90, 25), 3)
+    path = tmp_path / "selection.yaml"
+    path.write_text(json.dumps({"rules": RULES, "variant": "file", "held_out": {"fraction": 0.3}}))
+    expected = select(corpus, "main", load_config(path))
+    command = ["select", str(corpus), "--selection", "other", "--config", str(path), "--partitions", "3"]
+    command += ["--workers", "2"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads((corpus / "selections/other/selection.json").read_text())["digest"] == expected["digest"]
+    again = select(corpus, "pool", load_config(path), engine=LocalEngine(2), partitions=4)
+    assert again["digest"] == expected["digest"] and again["left"] == expected["left"]
+
+
+# How a sides task decides, beside the sets of the oracle: families that names connect, whatever lies where.
+family_rows = st.lists(
+    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["f1", "f2", "f3", "f4"]), st.booleans()), max_size=8
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    left=st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6), min_size=1, max_size=3),
+    families=st.lists(family_rows, min_size=3, max_size=3),
+    config=st.builds(HeldOut, fraction=st.sampled_from([0.0, 0.05, 0.4]), minimum_repositories=st.integers(1, 4),
+                     seed=st.integers(0, 99)),
+    pinned=st.lists(st.sampled_from("abcxy"), unique=True, max_size=2),
+    partitions=st.sampled_from([1, 3]),
+)  # fmt: skip
+def test_repositories_and_families(tmp_path, left, families, config, pinned, partitions):
+    work = Path(tempfile.mkdtemp(dir=tmp_path))
+    names_paths, outputs, shards = [], [], []
+    for index, here in enumerate(left):
+        rows = sorted(set(families[index]))
+        names = sorted({*here, *(row[0] for row in rows)})
+        shards.append(names)
+        names_paths.append(work / f"{index}.names.arrow")
+        with open(names_paths[-1], "wb") as stream:
+            write_columns(stream, pa.table({"repository": pa.array(names, pa.string())}))
+        table = pa.table(
+            {
+                "repository": pa.array([names.index(row[0]) for row in rows], pa.uint32()),
+                "family": pa.array([group_key(row[1]) for row in rows], pa.binary(16)),
+                "kept": pa.array([row[2] for row in rows], pa.bool_()),
+            }
+        )
+        found = repository_records(names, np.array([names.index(name) for name in here], int), table, config.seed)
+        outputs.append(work / f"{index}.arrow")
+        write_side_run(side_path(outputs[-1], RUN), found)
+    decided = Output(tuple(outputs), ({"sha256": ""},) * len(outputs))
+    all_left = sorted({name for here in left for name in here})
+    rows = [row for index in range(len(left)) for row in families[index]]
+    held, pins = expected_sides(all_left, rows, config, pinned)
+    try:
+        placed = place_repositories(config, pinned, decided, names_paths, Runner(1, partitions, 1), work)
+    except DataError:
+        assert held is None
+        return
+    for index, names in enumerate(shards):
+        flags = held_out_rows(placed.paths, index, np.arange(len(names)))
+        known = {name: flag for name, flag in zip(names, flags.tolist(), strict=True) if name in all_left}
+        assert known == {name: name in held for name in known}
+    assert placed.pinned == pins and (placed.left, placed.held) == (len(all_left), len(held))
