@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.documents import METADATA_COLUMNS, SCHEMA
+from data_prep.database import open_shard
+from data_prep.documents import METADATA_COLUMNS
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
-from data_prep.storage import read_parquet, read_parquet_schema
+from data_prep.storage import read_parquet
 from data_prep.subset.settings import Source
 
 FORMAT = "data_prep.subset.facts/1"
@@ -61,23 +62,23 @@ def hard(index: int) -> str:
     return f"hard_{index}"
 
 
-def check(question: Question, schemas: Mapping[str, pa.Schema]) -> None:
-    """Raises `DataError` for what is no SQL over these annotations."""
-    empty = {name: schema.empty_table() for name, schema in schemas.items()}
-    _answers(question, pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS]).empty_table(), empty)
+def check(question: Question, shard: Path, beside: Mapping[str, Path]) -> None:
+    """Raises `DataError` for what is no SQL over a documents shard and what stands beside it (view -> parquet)."""
+    with open_shard(shard, beside) as (database, joined):
+        _ask(database, question, f"{joined} LIMIT 0", list(beside))
 
 
-def write_facts(stream: BinaryIO, shard: Path, annotations: Mapping[str, Path], question: Question) -> dict[str, Any]:
+def write_facts(stream: BinaryIO, shard: Path, beside: Mapping[str, Path], question: Question) -> dict[str, Any]:
     """Shard function: `question`'s columns, `validation` (of a repository that is held out) and `size_bytes`.
 
     Counts documents and bytes inside of the source, and the lowest and highest score there.
     """
-    documents = read_parquet(shard, METADATA_COLUMNS, use_threads=False)
-    beside = {name: read_parquet(path, use_threads=False) for name, path in annotations.items()}
-    for name, table in beside.items():
-        if table.num_rows != documents.num_rows:
-            raise DataError(f"annotation {name} has {table.num_rows} rows for {documents.num_rows} documents")
-    table = _answers(question, documents, beside)
+    documents = read_parquet(shard, ["repository", "size_bytes"], use_threads=False)
+    with open_shard(shard, beside) as (database, joined):
+        table = _ask(database, question, joined, list(beside))
+    if not np.array_equal(table["_row"].to_numpy(), np.arange(documents.num_rows)):
+        raise DataError("the database gave rows in another order, or other than the documents'; nothing was written")
+    table = table.drop_columns(["_row"])
     held_out = {name: question.validation.holds_out(name) for name in documents["repository"].unique().to_pylist()}
     sides = pa.array([held_out[name] for name in documents["repository"].to_pylist()], pa.bool_())
     table = table.append_column("validation", sides).append_column("size_bytes", documents["size_bytes"])
@@ -94,48 +95,23 @@ def write_facts(stream: BinaryIO, shard: Path, annotations: Mapping[str, Path], 
     }
 
 
-def schemas_of(annotations: Mapping[str, Sequence[Path]]) -> dict[str, pa.Schema]:
-    return {name: read_parquet_schema(paths[0]) for name, paths in annotations.items() if paths}
-
-
-def _joined(documents: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
-    """Documents with a column of structs for each annotation, so that SQL can say `annotation.column`."""
-    for name, table in annotations.items():
-        table = table.combine_chunks()
-        columns = [table[column].combine_chunks() for column in table.column_names]
-        documents = documents.append_column(name, pa.StructArray.from_arrays(columns, table.column_names))
-    return documents
-
-
-def _answers(question: Question, documents: pa.Table, annotations: Mapping[str, pa.Table]) -> pa.Table:
-    """Columns of facts for each row. Raises `DataError` naming the SQL that cannot be asked."""
-    table = _joined(documents, annotations)
+def _ask(database: duckdb.DuckDBPyConnection, question: Question, joined: str, known: Sequence[str]) -> pa.Table:
+    """Columns of facts, and `_row`. Raises `DataError` naming the SQL that cannot be asked."""
+    asked = ", ".join(f'({sql}) AS "{name}"' for name, sql in question.columns.items())
     try:
-        return _ask(table, question.columns)
+        return database.sql(f"SELECT {asked}, documents._row FROM {joined}").to_arrow_table()
     except duckdb.Error:
         for column, sql in question.columns.items():  # which one?
             try:
-                _ask(table, {column: sql})
+                database.sql(f"SELECT count(*) FILTER (({sql}) IS NOT NULL) FROM {joined}").fetchall()
             except duckdb.Error as error:
-                known = ", ".join(name for name in annotations if name != SELECTION) or "none"
+                names = ", ".join(name for name in known if name != SELECTION) or "none"
                 raise DataError(
                     f"source {question.source!r}, {question.names[column]}: {str(error).splitlines()[0]} (columns: "
-                    f"{', '.join(METADATA_COLUMNS)}; annotations that it names: {known}; `data annotate` makes "
+                    f"{', '.join(METADATA_COLUMNS)}; annotations that it names: {names}; `data annotate` makes "
                     "structure and signs, `data score` quality)"
                 ) from None
         raise
-
-
-def _ask(documents: pa.Table, columns: Mapping[str, str]) -> pa.Table:
-    """The SQL's answers for each row, in their order."""
-    documents = documents.append_column("_row", pa.array(np.arange(documents.num_rows)))
-    with duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False}) as connection:
-        connection.register("documents", documents)
-        asked = ", ".join(f'({sql}) AS "{name}"' for name, sql in columns.items())
-        found = connection.sql(f"SELECT {asked}, _row FROM documents").to_arrow_table()
-    if not np.array_equal(found["_row"].to_numpy(), np.arange(documents.num_rows)):
-        raise DataError("the database gave rows in another order; nothing was written")
-    return found.drop_columns(["_row"])
 
 
 def _digest(column: pa.ChunkedArray) -> str:

@@ -82,8 +82,10 @@ class Track:
         """Raises `DataError` for what is no SQL over these annotations."""
         selected = self.config.selection is not None
         question = facts.Question.of(self.source, self.config.score, self.config.validation, selected)
-        facts.check(question, facts.schemas_of(self.shards.beside))
         named = [name for name in self.shards.beside if name in question.words()]
+        if self.shards.paths:
+            first = {name: self.shards.beside[name][0] for name in named}
+            facts.check(question, self.shards.paths[0], first)
         asked = [facts.FORMAT, question.columns, question.validation.model_dump(mode="json")]
         common = (question,)
         tasks = []

@@ -16,7 +16,7 @@ from data_prep.documents import METADATA_COLUMNS, SCHEMA
 from data_prep.errors import DataError
 from data_prep.partitions import KEYS
 from data_prep.subset.draws import bounds, cut, drawn
-from data_prep.subset.facts import Question, _answers, check
+from data_prep.subset.facts import Question, check, write_facts
 from data_prep.subset.measure import Tally, choose_threshold, measure
 from data_prep.subset.rounds import tally_shard
 from data_prep.subset.settings import Source, SubsetConfig, Threshold, load_config
@@ -171,17 +171,36 @@ def test_a_source_takes_from_the_config_what_it_does_not_say():
     assert (second.good, second.threshold.recall, second.hard_negatives) == ("false", 1, ())
 
 
+def asked(tmp_path, question, rows, **beside):
+    """The question's answers for documents, as rows."""
+    schema = pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS])
+    tables = {"documents": pa.Table.from_pylist(rows, schema), **beside}
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / name)
+    places = {name: tmp_path / name for name in beside}
+    check(question, tmp_path / "documents", places)
+    with open(tmp_path / "facts", "wb") as stream:
+        write_facts(stream, tmp_path / "documents", places, question)
+    return pq.read_table(tmp_path / "facts").to_pylist()
+
+
 @pytest.mark.parametrize("sql", ["quality.scor > 3", "nothing.there = 1", "language = ", "1; DROP TABLE documents"])
-def test_sql_that_is_none_is_named(sql):
+def test_sql_that_is_none_is_named(tmp_path, sql):
     source = SubsetConfig.model_validate({"sources": [{"name": "a", "seeds": sql}]}).resolved()[0]
-    schema = {"quality": pa.schema({"id": pa.string(), "score": pa.float32()}),
-              "structure": pa.schema({"comment_share": pa.float32()})}  # fmt: skip
+    quality, structure = pa.table({"score": pa.array([], pa.float32())}), pa.table({"comment_share": pa.array([1.0])})
     question = Question.of(source, "quality.score", SubsetConfig.model_fields["validation"].default, False)
     with pytest.raises(DataError, match=r"source 'a', seeds: .*annotations that it names: quality, structure"):
-        check(question, schema)
+        asked(tmp_path, question, [], quality=quality, structure=structure.slice(0, 0))
 
 
-def test_the_shipped_example_chooses_the_seeds_it_is_meant_to():
+def test_annotations_with_other_rows_are_refused(tmp_path):
+    source = SubsetConfig.model_validate({"sources": [{"name": "a", "seeds": "true"}], "hard_negatives": []}).resolved()
+    question = Question.of(source[0], "quality.score", SubsetConfig.model_fields["validation"].default, False)
+    with pytest.raises(DataError, match="other than the documents'"):
+        asked(tmp_path, question, [], quality=pa.table({"score": pa.array([1.0, 2.0])}))
+
+
+def test_the_shipped_example_chooses_the_seeds_it_is_meant_to(tmp_path):
     """Each of these files is a seed of one source, apart from the last, whose score is low."""
     config = load_config(Path(__file__).parents[3] / "examples" / "high_quality.yaml")
     files = [
@@ -194,7 +213,6 @@ def test_the_shipped_example_chooses_the_seeds_it_is_meant_to():
     paths, scores, comments, docstrings, packages = zip(*files, strict=True)
     row = {"id": "0" * 32, "source": "s", "repository": "r", "language": "Python", "encoding": "utf-8", "sha256": ""}
     rows = [{**row, "path": path, "size_bytes": 4000} for path in paths]
-    schema = pa.schema([SCHEMA.field(name) for name in METADATA_COLUMNS])
     structure = {"comment_share": comments, "docstring_share": docstrings, "functions": [3] * 5, "packages": packages}
     beside = {
         "quality": pa.table({"score": pa.array(scores, pa.float32())}),
@@ -204,8 +222,8 @@ def test_the_shipped_example_chooses_the_seeds_it_is_meant_to():
     seeds = {}
     for source in config.resolved():
         question = Question.of(source, config.score, config.validation, config.selection is not None)
-        answers = _answers(question, pa.Table.from_pylist(rows, schema), beside)
-        seeds[source.name] = [i for i, row in enumerate(answers.to_pylist()) if row["inside"] and row["seed"]]
+        answers = asked(tmp_path, question, rows, **beside)
+        seeds[source.name] = [i for i, row in enumerate(answers) if row["inside"] and row["seed"]]
     assert seeds == {
         "major_languages": [0],
         "algorithms": [1],
