@@ -77,6 +77,7 @@ def _example(corpus: Path, since: str) -> dict[str, Any]:
     """The shortest held-out sample: its parts before and after the target begins, and what a model is asked with."""
     from data_prep.annotations import annotation_directory
     from data_prep.documents import list_shards
+    from data_prep.report.excerpts import without_secrets
     from data_prep.storage import read_parquet
 
     best: tuple[int, str, int] | None = None
@@ -89,7 +90,8 @@ def _example(corpus: Path, since: str) -> dict[str, Any]:
     if best is None:
         return {"example": None, "prompt": None}
     _, text, start = best
-    return {"example": {"given": text[:start], "target": text[start:]}, "prompt": text[:start]}
+    given, target = without_secrets(text[:start]), without_secrets(text[start:])
+    return {"example": {"given": given, "target": target}, "prompt": given}
 
 
 def _date_of_share(corpus: Path, share: float) -> str:
