@@ -19,6 +19,7 @@ from data_prep.partitions import (
     Output,
     Runner,
     group_bounds,
+    mix,
     open_columns,
     open_run,
     positions,
@@ -98,9 +99,10 @@ def sort_shard(
         left=dropped[rows] < 0,
     )
     found = _ordered(found)
-    sample = np.empty(len(found[index % stride :: stride]), _SAMPLE)
+    sampled = found[int(mix(np.array([index + 1], np.uint64))[0]) % stride :: stride]  # of small shards some have none
+    sample = np.empty(len(sampled), _SAMPLE)
     for name in _ORDER:
-        sample[name] = found[name][index % stride :: stride]
+        sample[name] = sampled[name]
     return {**write_run(stream, found), "files": write_side_run(side_path(output, _SAMPLES), sample)}
 
 

@@ -307,6 +307,47 @@ def test_groups_that_are_larger_than_a_partition_and_equal_numbers_in_many_parti
             assert lost & set(ids) == set(ids[:count])
 
 
+class Watches:
+    """Notes how many rows each task of a step had."""
+
+    def __init__(self, step: str) -> None:
+        self.step, self.rows = step, []
+
+    def run(self, calls):
+        for index, result in LocalEngine(1).run(calls):
+            if calls[index].args[0].function.__name__ == self.step:
+                self.rows.append(result["rows"])
+            yield index, result
+
+
+@pytest.mark.parametrize("shards", [2, 60])
+def test_no_partition_has_much_more_than_its_part(tmp_path, shards):
+    documents = random_documents(8, 3000, 30)
+    for document in documents:
+        document["mark.of"] = 1.0
+    documents.sort(key=lambda document: document["language"])  # as where each source has shards of its own
+    corpus = write_corpus(tmp_path / "corpus", documents, shards)
+    rule = {"name": "low", "lowest": {"of": "mark.of", "share": 0.1, "per": "language"}}
+    engine = Watches("count_partition")
+    select(corpus, "main", SelectionConfig(rules=[rule], held_out=HeldOut(fraction=0)), engine=engine, partitions=10)
+    assert len(engine.rows) == 10 and sum(engine.rows) == 3000 and max(engine.rows) < 1.5 * 300
+
+
+@pytest.mark.slow
+def test_in_an_object_store_the_bytes_are_the_same(tmp_path, monkeypatch):
+    from object_store import s3_server
+
+    documents = random_documents(9, 60, 12)
+    corpus = write_corpus(tmp_path / "corpus", documents, 2)
+    here = select(corpus, "main", ALL, partitions=2)
+    with s3_server(monkeypatch) as bucket:
+        for path in corpus.rglob("*"):
+            if path.is_file() and "selections" not in path.parts:
+                (bucket / "corpus" / path.relative_to(corpus).as_posix()).write_bytes(path.read_bytes())
+        there = select(bucket / "corpus", "main", ALL, partitions=2)
+    assert there == here
+
+
 def test_numbers_of_two_kinds_are_refused(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", random_documents(6, 20, 5), 2)
     shard = annotation_directory(corpus, "mark") / "0001.parquet"
