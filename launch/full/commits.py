@@ -47,6 +47,7 @@ def prepare_commits(config: FullConfig, stages: Stages) -> dict[str, Any]:
 def _prepare(config: FullConfig, bare: Path, corpus: Path) -> dict[str, Any]:
     from data_prep.annotate import annotate
     from data_prep.annotators.base import AnnotatorSpec
+    from data_prep.commits.reasons import REASONS
     from data_prep.commits.repositories import CommitSource
     from data_prep.commits.run import import_commits
     from data_prep.commits.settings import load_config
@@ -65,7 +66,7 @@ def _prepare(config: FullConfig, bare: Path, corpus: Path) -> dict[str, Any]:
     return {
         "documents": report.documents,
         "text_bytes": report.text_bytes,
-        "drops": report.drops,
+        "drops": {reason: {**drop, "meaning": REASONS[reason]} for reason, drop in report.drops.items()},
         "since": since,
         "selected": selected,
         "criteria": criteria,
