@@ -23,7 +23,7 @@ from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.selection_rules import Condition, looks_at_others
 from data_prep.shards import fingerprint, write_atomic
 
-FORMAT = "data_prep.judged/1"
+FORMAT = "data_prep.judged/2"
 NAMES, FAMILIES = "names.feather", "families.feather"  # no shards of their own, so with another ending
 SECRETS = "secrets"  # the annotation that knows what to redact
 KEY = pa.binary(16)
@@ -85,7 +85,7 @@ def judge_shard(
     sides = {side_path(output, NAMES): names, side_path(output, FAMILIES): families}
     return {
         "rows": table.num_rows,
-        "languages": languages.dictionary.to_pylist(),
+        "languages": "\n".join(languages.dictionary.to_pylist()),  # one string: all shards' are held at once
         "without": [table[f"number_{k}"].null_count if rule.number else None
                     for k, rule in enumerate(questions.conditions)],
         "kinds": [_kind(table[f"number_{k}"]) if not rule.drops else None

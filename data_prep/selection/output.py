@@ -1,5 +1,6 @@
 """What a selection gives away: a table for each documents shard, and what each rule dropped of it, as sums."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,7 @@ def write_selected(
     judged: Path,
     decided: Path,
     index: int,
-    languages: Sequence[str],
+    languages: str,
     counters: Mapping[str, Any],
     names: Sequence[str],
     sides: Sequence[Path],
@@ -35,8 +36,8 @@ def write_selected(
 ) -> dict[str, Any]:
     """Shard function: id, split, dropped_by and, where the selection redacts, what is replaced.
 
-    `names`: of the rules. Counters, by language: documents and bytes in, of each split, and of each rule (in order and
-    alone; the last is what is on both sides).
+    `names`: of the rules; `languages`: one a line. `counts` is JSON of [in, train, held out, dropped by each rule and
+    on both sides, dropped by each rule alone; documents, bytes; languages]: text, since all shards' are held at once.
     """
     table, choices = open_columns(judged), open_columns(decided)
     dropped = to_numpy(choices["dropped"]).astype(np.int64)
@@ -52,23 +53,21 @@ def write_selected(
     if REDACTIONS in table.column_names:
         columns[REDACTIONS] = table[REDACTIONS]
     language, sizes = to_numpy(table["language"]).astype(np.int64), to_numpy(table["size_bytes"])
+    kinds = languages.count("\n") + 1
 
     def amounts(chosen: np.ndarray) -> list[list[int]]:
-        documents = np.bincount(language[chosen], minlength=len(languages))
-        size = np.zeros(len(languages), np.int64)
+        size = np.zeros(kinds, np.int64)
         np.add.at(size, language[chosen], sizes[chosen])
-        return [documents.tolist(), size.tolist()]
+        return [np.bincount(language[chosen], minlength=kinds).tolist(), size.tolist()]
 
-    everything = np.ones(len(dropped), bool)
-    alone = [_alone(table, choices, k) for k in range(len(names))]
-    counts = {
-        "languages": list(languages),
-        "in": amounts(everything),
-        "splits": [amounts(left & ~held), amounts(left & held)],
-        "dropped": [amounts(dropped == k) for k in range(len(names) + 1)],
-        "alone": [amounts(flags) for flags in alone],
-    }
-    return write_table(stream, pa.table(columns), {**counters, "counts": counts})
+    counts = [
+        amounts(np.ones(len(dropped), bool)),
+        *(amounts(left & side) for side in (~held, held)),
+        *(amounts(dropped == k) for k in range(len(names) + 1)),
+        *(amounts(_alone(table, choices, k)) for k in range(len(names))),
+    ]
+    found = {"languages": languages, "counts": json.dumps(counts, separators=(",", ":"))}
+    return write_table(stream, pa.table(columns), {**counters, **found})
 
 
 def _alone(table: pa.Table, choices: pa.Table, k: int) -> np.ndarray:
@@ -81,8 +80,8 @@ def waterfall(
 ) -> dict[str, Any]:
     """Documents and bytes in, dropped by each rule in their order and alone, left for each split; all, and by language.
 
-    `counts`: of each shard. `without`: of a rule that looks at a number, the documents that have none, which it
-    therefore does not judge. `left`: repositories that are left, of each split.
+    `counts`: manifests of `write_selected`. `without`: of a rule that looks at a number, the documents that have none,
+    which it therefore does not judge. `left`: repositories that are left, of each split.
     """
     languages = _by_language(rules, counts)
     on_both = any(BOTH_SPLITS_RULE in entry["dropped"] for entry in languages.values())
@@ -108,11 +107,12 @@ def waterfall(
 
 def _by_language(rules: Sequence[Condition], counts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Language, largest first, -> in, train, held_out, and what each rule dropped where it would have dropped any."""
-    totals: dict[str, np.ndarray] = {}  # language -> int64 [in, splits, dropped by each and on both sides, alone; 2]
+    totals: dict[str, np.ndarray] = {}
     for shard in counts:
-        amounts = np.array([shard["in"], *shard["splits"], *shard["dropped"], *shard["alone"]], np.int64)
-        for at, language in enumerate(shard["languages"]):
+        amounts = np.array(json.loads(shard["counts"]), np.int64)
+        for at, language in enumerate(shard["languages"].split("\n")):
             totals[language] = totals.get(language, 0) + amounts[:, :, at]
+    totals.pop("", None)  # of shards without documents
     languages: dict[str, dict[str, Any]] = {}
     for language, found in sorted(totals.items(), key=lambda item: (-item[1][0, 1], item[0])):
         entry: dict[str, Any] = {"in": _amount(*found[0])}

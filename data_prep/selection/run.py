@@ -80,10 +80,9 @@ def make_selection(
     held = sides.held
     if both and both.total("rows"):
         held = count_held_out(judged, decided, sides.paths, both, inputs.config.held_out.seed, runner, work)
-    counts = [manifest["counts"] for manifest in written.manifests]
     without = [sum(numbers) if numbers[0] is not None else None
                for numbers in zip(*(manifest["without"] for manifest in judged.manifests), strict=True)]  # fmt: skip
-    found = waterfall(inputs.questions.conditions, counts, without, (sides.left - sides.held, held))
+    found = waterfall(inputs.questions.conditions, written.manifests, without, (sides.left - sides.held, held))
     for folder in work.glob("*"):
         if folder.name != "judged":
             remove_folder(folder)
@@ -176,7 +175,7 @@ def _write(
     for index, shard in enumerate(inputs.shards):
         manifests = [made.manifests[index] for made in (judged, decided)]
         documents = finished_manifest(shard)["sha256"]
-        made_of = fingerprint("data_prep.selected/1", documents, [one["sha256"] for one in manifests], index, after)
+        made_of = fingerprint("data_prep.selected/2", documents, [one["sha256"] for one in manifests], index, after)
         args = (*(made.paths[index] for made in (judged, decided)), index, manifests[0]["languages"])
         counters = {"documents_sha256": documents}
         tasks.append(ShardTask(directory / shard.name, made_of, write_selected, (*args, counters), common))
