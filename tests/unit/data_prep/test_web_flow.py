@@ -24,7 +24,8 @@ from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.selection_config import load_config
 
-CONFIG = Path(__file__).parents[3] / "examples" / "web_selection.yaml"
+EXAMPLES = Path(__file__).parents[3] / "examples"
+CONFIG, MATH = EXAMPLES / "web_selection.yaml", EXAMPLES / "math_selection.yaml"
 ENGLISH = (
     "The scheduler keeps a queue of tasks that are ready to run. When a worker has nothing to do, it takes the task "
     "with the highest priority and runs it until it waits for something or its time is over. {} "
@@ -178,7 +179,7 @@ def category(text):
 
 
 def quality(text):
-    return min(10, len(text.split()) // 20)
+    return min(10, len(text.split()) // 28)
 
 
 def rows_of(corpus, *places):
@@ -278,6 +279,26 @@ def test_thresholds_and_rates_are_those_of_the_kind_of_site(flow):
         assert by == ("low_quality" if poor else "sampled_out" if draw >= rate else None), (path, label, score)
         judged[by].add(path)
     assert labels == {"documentation", "forum", "shop"} and all(judged.values())
+
+
+def test_a_second_classifier_recalls_pages_of_another_subject(flow):
+    corpus, classifier = flow[0] / "web", flow[0] / "math"
+    subject = "repository LIKE 'legal%'"  # stands for mathematics
+    labels = f'labels={{math: "{subject}", other: "NOT {subject}"}}'
+    few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2", "--set", "positive=math")
+    run("classify", "train", corpus, classifier, "--set", labels, *few)
+    run("classify", "apply", corpus, classifier, "--annotation", "math_page")
+    run("select", corpus, "--selection", "math", "--config", MATH)
+    rows = rows_of(corpus, "selections/math", "selections/main", "annotations/math_page")
+    kept = {path for path, row in rows.items() if row["selections/math.dropped_by"] is None}
+    assert len(kept) > 30 and all(rows[path]["annotations/math_page.recalled"] for path in kept)
+    assert {rows[path]["selections/main.dropped_by"] for path in kept} == {"not_recalled"}
+
+
+def test_both_selections_have_the_same_junk_rules():
+    names = {*planted(), "exact_duplicate", "near_duplicate", "contaminated"}
+    junk = [[rule for rule in load_config(path).rules if rule.name in names] for path in (CONFIG, MATH)]
+    assert junk[0] == junk[1] and {rule.name for rule in junk[0]} == names
 
 
 def test_the_selection_becomes_token_files(flow):
