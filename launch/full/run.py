@@ -40,7 +40,6 @@ def full(config: FullConfig, console: Console) -> dict[str, Any]:
             "machine": machine(),
             "finished": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "seconds": stages.seconds(),
-            "cpu_seconds": stages.cpu_seconds(),
         }
         from launch.full.report import write_report
 
