@@ -98,6 +98,12 @@ class Source(_Settings):
         return {**plain, "new_positives.where": self.new_positives.where, **hard}
 
 
+class Classifier(ModelSettings):
+    """Pairs of words count, too: code needs them more than pages do (measured)."""
+
+    word_ngrams: int = Field(2, ge=1, le=8)
+
+
 class SubsetConfig(_Settings):
     """Two or three rounds and about 100,000 seeds for each source are the report's; other values are ours."""
 
@@ -118,7 +124,7 @@ class SubsetConfig(_Settings):
     """A source with fewer is left out, and named."""
     validation: HeldOut = HeldOut(fraction=0.1)
     """Repositories that rounds are measured on and that nothing is trained on."""
-    classifier: ModelSettings = ModelSettings()
+    classifier: Classifier = Classifier()
     least_examples: int = Field(25_000, ge=0)
     """Where there are few texts to train on, there are more epochs, until so many have been shown."""
     text: TextSettings = TextSettings()
@@ -177,6 +183,6 @@ _SECTIONS: Mapping[Any, type[BaseModel]] = {
     "hard_negatives": HardNegatives,
     "new_positives": NewPositives,
     "validation": HeldOut,
-    "classifier": ModelSettings,
+    "classifier": Classifier,
     "text": TextSettings,
 }

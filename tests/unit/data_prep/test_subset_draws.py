@@ -184,6 +184,12 @@ def asked(tmp_path, question, rows, **beside):
     return pq.read_table(tmp_path / "facts").to_pylist()
 
 
+def test_a_classifier_of_which_little_is_said_is_one_for_code():
+    values = {"sources": [{"name": "a", "seeds": "true"}], "classifier": {"epochs": 3}}
+    classifier = SubsetConfig.model_validate(values).classifier
+    assert (classifier.epochs, classifier.word_ngrams) == (3, 2)
+
+
 @pytest.mark.parametrize("sql", ["quality.scor > 3", "nothing.there = 1", "language = ", "1; DROP TABLE documents"])
 def test_sql_that_is_none_is_named(tmp_path, sql):
     source = SubsetConfig.model_validate({"sources": [{"name": "a", "seeds": sql}]}).resolved()[0]
