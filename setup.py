@@ -60,6 +60,7 @@ setup(
     install_requires=[
         "gigatoken>=0.10,<0.11",
         "jinja2",
+        "markdown-it-py",
         "matplotlib",
         "megatron-core>=0.16.1,<0.20",
         "numpy>=1.26",

@@ -66,10 +66,10 @@ def _shipped(most: int) -> Iterator[Page]:
     for site, below, path in files:
         if not left:
             return
-        if taken.get(site, 0) < max(1, int(most * _MOST_OF_A_SITE)) and 0 < path.stat().st_size <= MOST_BYTES:
+        if taken.get(site, 0) < max(1, int(most * _MOST_OF_A_SITE)) and (content := _content(path)):
             taken[site] = taken.get(site, 0) + 1
             left -= 1
-            yield Page(_url(site, "shipped", below), path.read_bytes())
+            yield Page(_url(site, "shipped", below), content)
 
 
 def _html_files(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -106,7 +106,7 @@ def _licences(most: int) -> Iterator[Page]:
     for one in _distributions():
         for file in one.files or ():
             if left and _LEGAL.match(file.name) and file.suffix not in (".py", ".pyc"):
-                text = _text(Path(one.locate_file(file)))
+                text = _content(Path(one.locate_file(file))).decode("utf-8", "replace")
                 if text.strip():
                     left -= 1
                     blocks = (f"<p>{html.escape(block)}</p>" for block in re.split(r"\n\s*\n", text) if block.strip())
@@ -114,11 +114,12 @@ def _licences(most: int) -> Iterator[Page]:
                     yield Page(_url(name, "licence", str(file)), _document(f"{name}: {file.name}", "\n".join(blocks)))
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
+    """Nothing of a file that is too long or may not be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MOST_BYTES else ""
+        return path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
     except OSError:
-        return ""
+        return b""
 
 
 def _pydoc(most: int) -> Iterator[Page]:

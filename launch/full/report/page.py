@@ -23,7 +23,7 @@ _QUALITY = ("oracle", "scorer", "scores", "selection")
 _CHAPTERS = {
     "github": ("packages", "github", *(f"github {stage}" for stage in _QUALITY)),
     "commits": ("history", "commits"),
-    "web": ("pages", "web", "web recall", "web categories", *(f"web {stage}" for stage in _QUALITY)),
+    "web": ("pages", "web", *(f"web {stage}" for stage in ("recall", "categories", "candidates", *_QUALITY))),
     "subset": ("high quality",),
     "long_context": ("long context", "long files"),
     "training": ("tokenizer", "builds", "train"),
@@ -47,12 +47,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     """The page as text. All text in it is taken as untrusted."""
     run = config.run_dir
     code = corpus_facts(0, github.corpus_of(config), github.KEPT, results["github"]["quality"])
-    named = {
-        "github": (github.corpus_of(config), github.KEPT),
-        "commits": (commits.corpus_of(config), commits.TRAINED_ON),
-        "web": (web.corpus_of(config), web.KEPT),
-    }
-    links = write_corpus_pages(run, named)
+    links = write_corpus_pages(run, _corpora(config))
     template = environment(Path(__file__).parent).get_template("full.html.j2")
     page = template.render(
         results=results,
