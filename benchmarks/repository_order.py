@@ -14,11 +14,11 @@ real repositories out, runs `data import`, `select` and `repositories` on them a
 | JavaScript, TypeScript | madge |
 | Java | javac and jdeps: what compiled classes refer to |
 | Rust | rustdoc (nightly), its JSON: the compiler's modules and `use` declarations |
+| C# | Mono's compiler and Mono.Cecil: what compiled types refer to |
 
 Found: of the checker's edges, those that we have too. More: of ours, those that the checker does not have. Backwards:
 of the checker's edges that are in no cycle of both graphs together, those that point backwards in the strings; of
 theirs: the same where only the checker's graph says what a cycle is. A checker that is not there is named and left out.
-C# has none here.
 """
 
 import argparse
@@ -38,6 +38,8 @@ from pathlib import Path
 import grimp
 import networkx
 import pyarrow.parquet as pq
+from csharp_imports import PACKAGES as MONO
+from csharp_imports import csharp
 from real_code import fetch as fetch_debian
 
 from data_prep.held_out import HeldOut
@@ -47,10 +49,12 @@ from data_prep.repositories.settings import RepositorySettings
 from data_prep.select import SelectionConfig, select
 
 Edges = set[tuple[str, str]]
-DEBIAN_SOURCES = ("redis", "tmux", "libuv1", "leveldb", "snappy", "fmtlib", "libcommons-lang3-java", "nunit")
+DEBIAN_SOURCES = ("redis", "tmux", "libuv1", "leveldb", "snappy", "fmtlib", "libcommons-lang3-java")
+CSHARP = ("nunit", "dbus-sharp")
 DEBIAN_BINARIES = (
     *("golang-1.19-go", "golang-1.19-src", "golang-github-spf13-cobra-dev", "golang-github-sirupsen-logrus-dev"),
     *("golang-golang-x-tools-dev", "librust-regex-syntax-dev", "librust-hashbrown-dev", "librust-memchr-dev"),
+    *MONO,
 )
 NPM = ("madge", "dependency-cruiser", "typescript", "rxjs", "zod", "eslint", "webpack")
 PYTHON = ("networkx", "pydantic", "hypothesis", "sympy", "rich", "pip", "pygments")
@@ -82,7 +86,7 @@ def main() -> None:
 
 
 def fetch(place: Path) -> None:
-    fetch_debian(place, DEBIAN_SOURCES, DEBIAN_BINARIES)
+    fetch_debian(place, (*DEBIAN_SOURCES, *CSHARP), DEBIAN_BINARIES)
     npm = ["npm", "install", "--prefix", str(place / "npm"), "--no-audit", "--no-fund", "--ignore-scripts", *NPM]
     (place / "npm").mkdir(exist_ok=True)
     subprocess.run(npm, check=True)
@@ -229,7 +233,7 @@ def lay_out(place: Path, sources: Path) -> Iterator[tuple[str, tuple[str, Callab
             yield f"py-{name}", ("Python", lambda root, name=name: python(root, name))
     for archive in sorted((place / "archives").glob("*.orig.tar*")):
         name = archive.name.split("_")[0]
-        if name in DEBIAN_SOURCES and archive.suffix != ".asc":
+        if name in (*DEBIAN_SOURCES, *CSHARP) and archive.suffix != ".asc":
             _unpack(archive, sources / name)
             if name in INCLUDES:
                 language = "C++" if name in ("leveldb", "snappy", "fmtlib") else "C"
@@ -237,7 +241,7 @@ def lay_out(place: Path, sources: Path) -> Iterator[tuple[str, tuple[str, Callab
             elif name.endswith("-java"):
                 yield name, ("Java", java)
             else:
-                yield name, ("C#", None)
+                yield name, ("C#", lambda root: csharp(root, place / "debian"))
     yield from _npm(place / "npm/node_modules", sources, place / "npm/node_modules/.bin/madge")
     go_sources = place / "debian/usr/share/gocode/src"
     for path in ("github.com/spf13/cobra", "github.com/sirupsen/logrus", "golang.org/x/tools"):

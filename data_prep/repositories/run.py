@@ -29,7 +29,7 @@ from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_dir
 from data_prep.storage import as_path, remove_file
 from tokenizer.encode import Encoder
 
-FORMAT = "data_prep.repositories/1"
+FORMAT = "data_prep.repositories/2"
 
 
 def write_repositories(

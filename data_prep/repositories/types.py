@@ -48,7 +48,8 @@ def _type_in(name: str, types: Mapping[str, Sequence[int]]) -> Iterator[int]:
 def resolve_csharp(files: Sequence[File], _repository: str) -> list[set[int]]:
     """Types that are named and lie in a namespace that can be seen: the file's own, those around it, those it uses.
 
-    A `using` names a namespace, which many files share; only the names that are used tell which of them are needed.
+    A `using` names a namespace, which many files share; only the names that are used tell which of them are needed. It
+    may leave out namespaces around it: within `A.B`, `using C` can be `A.B.C` or `A.C`.
     """
     types = _declared(files)
     by_name: dict[str, list[str]] = {}
@@ -62,9 +63,11 @@ def resolve_csharp(files: Sequence[File], _repository: str) -> list[set[int]]:
             while space:
                 seen.add(space)
                 space = space.rpartition(".")[0]
+        around = sorted(seen)
         for entry in file.imports:
-            seen.add(entry)
-            needs.update(types.get(entry, ()))
+            for full in (f"{space}.{entry}" if space else entry for space in around):
+                seen.add(full)
+                needs.update(types.get(full, ()))
         own = set(file.declares)
         for name in file.names:
             for full in by_name.get(name, ()):

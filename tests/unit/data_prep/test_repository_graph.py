@@ -175,10 +175,13 @@ def test_csharp_namespaces():
             "Lib/Row.Parts.cs": "namespace Lib.Data { public partial class Row { } }\n",
             "Lib/Maths.cs": "namespace Lib { public static class Maths { } }\n",
             "Lib/Words.cs": "namespace Lib.Text { public class Words { } public class Row { } }\n",
+            "Lib/Inside.cs": "namespace Lib.More { using Text; class Inside { Words w; } }\n",
+            "Outside.cs": "using Text;\nclass Outside { Words w; }\n",
         }
     ) == {
         "App/Main.cs": {"App/Base.cs", "Lib/Row.cs", "Lib/Row.Parts.cs", "Lib/Maths.cs", "Lib/Words.cs"},
         "App/Views/View.cs": {"App/Base.cs"},
+        "Lib/Inside.cs": {"Lib/Words.cs"},
     }
 
 
