@@ -11,9 +11,9 @@ _XML = re.compile(rb"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})", 
 _HTTP = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _META_BYTES = 4096
 # Encodings whose bytes may all be valid UTF-8, too.
-_LIKE_UTF8 = frozenset(("iso2022_jp", "hz", "utf-16-le", "utf-16-be"))
+_LIKE_UTF8 = frozenset(("iso2022_jp", "utf-16-le", "utf-16-be"))
 _SEVERAL_BYTES = frozenset(
-    ("utf-8", "gb18030", "big5", "cp950", "cp932", "euc_jp", "iso2022_jp", "cp949", "hz", "utf-16-le", "utf-16-be")
+    ("utf-8", "gb18030", "big5", "cp950", "cp932", "euc_jp", "iso2022_jp", "cp949", "utf-16-le", "utf-16-be")
 )
 # A page that declares nothing else says it is Latin; these are what else it often is, in scripts of their own.
 _LATIN = "cp1252"
@@ -44,9 +44,9 @@ def decode(data: bytes, content_type: str, min_decoded: float) -> tuple[str, str
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _decoded(data[len(mark) :], name, min_decoded)
-    said = _declared(data, content_type)
-    if not _LIKE_UTF8.intersection(said[:1]) and _ESCAPE not in data and (found := _decoded(data, "utf-8", 1)):
+    if _ESCAPE not in data and (found := _decoded(data, "utf-8", 1)):
         return found
+    said = _declared(data, content_type)
     detected = _known(detect_encoding(data, html5_compatible=False)) or "utf-8"
     order = [*said, detected, "utf-8"]
     several = detected in _SEVERAL_BYTES and order[0] not in _SEVERAL_BYTES

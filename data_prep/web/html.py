@@ -61,7 +61,7 @@ def extract(html: str, settings: ExtractionSettings) -> Extracted:
     """The text of a page. Raises `TooDeepError`."""
     marked, blocks = _mark(html)
     tree = HTMLTree.parse(marked)
-    if _depth_bound(marked) > settings.max_depth:
+    if _may_be_deeper(marked, settings.max_depth):
         _check_depth(tree, settings.max_depth)
     blocks += _wrap(tree, marked, settings.preformatted)
     title = " ".join((tree.title or "").translate(_MARKED).split())[:_TITLE_CHARACTERS]
@@ -107,14 +107,16 @@ def _mark(html: str) -> tuple[str, int]:
     return (_CODE_END.sub(INLINE_END + "<", html) if inlines else html), blocks
 
 
-def _depth_bound(html: str) -> int:
-    """Most elements that can be open at a time, if every end tag ends one; those that need no end tag count, too."""
+def _may_be_deeper(html: str, most: int) -> bool:
+    """Whether more elements can be open at a time, if every end tag ends one; those that need none count, too."""
+    if html.count("<") - html.count("</") <= most:
+        return False
     data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
     at = np.flatnonzero(data[:-1] == ord("<"))
     after = data[at + 1]
     steps = ((after | 0x20) - ord("a") < 26).astype(np.int8)  # unsigned: what is no letter wraps around
     steps -= after == ord("/")
-    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0)) > most
 
 
 def _check_depth(tree: HTMLTree, most: int) -> None:

@@ -1,6 +1,6 @@
 """From the records of an archive to pages: what is taken, and why the rest is not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -45,26 +45,39 @@ class Begun:
     """The record that is being read now, so that it is known should it never end."""
 
     position: Position
-    url: str
+
+
+Blame = tuple[str, str]  # reason, and what is said of it
 
 
 def pages_of(
-    part: Part, config: WebConfig, after: Position | None = None, is_lost: bool = False
+    part: Part,
+    config: WebConfig,
+    after: Position | None = None,
+    is_lost: bool = False,
+    blamed: Mapping[Position, Blame] | None = None,
 ) -> Iterator[Begun | Page | Dropped]:
     """What becomes of each record of a part, in their order; each that is read is begun first.
 
-    `after` and `is_lost` as in `records_of`.
+    `after` and `is_lost` as in `records_of`; records of `blamed` are dropped unread.
     """
     try:
         for found in records_of(part, after, is_lost):
             if isinstance(found, Damage):
                 yield Dropped(found.position, found.reason, said=found.said)
                 continue
-            yield Begun(found.position, found.url)
-            if outcome := _outcome(found, config):
+            blame = (blamed or {}).get(found.position)
+            if not blame:
+                yield Begun(found.position)
+            outcome = _outcome(found, config) if not blame else _dropped(found, *blame)
+            if outcome:
                 yield outcome
     except OSError as error:
         yield Dropped(Position(part.start, 0), "unreadable", said=" ".join(str(error).split()))
+
+
+def _dropped(record: Record, reason: str, said: str) -> Dropped:
+    return Dropped(record.position, reason, record.url, said, record.size_bytes)
 
 
 def _outcome(record: Record, config: WebConfig) -> Page | Dropped | None:
@@ -81,7 +94,7 @@ def _outcome(record: Record, config: WebConfig) -> Page | Dropped | None:
         raise
     except BaseException as error:  # a panic of a native library is no Exception
         reason, said = "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Dropped(record.position, reason, record.url, said, record.size_bytes)
+    return _dropped(record, reason, said)
 
 
 def _page(record: Record, config: WebConfig) -> Page | Dropped:
@@ -90,7 +103,7 @@ def _page(record: Record, config: WebConfig) -> Page | Dropped:
         said = f"{record.status}" if reason == "status" else ""
         said = record.content_type if reason == "not_html" else said
         said = record.kind if reason == "other_record" else said
-        return Dropped(record.position, reason, record.url, said, record.size_bytes)
+        return _dropped(record, reason, said)
     limits = BodyLimits(config.records.max_html_bytes, config.records.max_ratio)
     sent = record.read(limits.max_bytes + 1)
     if len(sent) > limits.max_bytes:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import DataError
 
-# Laid out as it stands by a style sheet: Doxygen, GitHub, CodeMirror; and what HTML had before `pre`.
-PREFORMATTED = ("div.fragment", "td.blob-code", "div.CodeMirror-code", "xmp")
+# Laid out as it stands by a style sheet: Doxygen, GitHub; and what HTML had before `pre`.
+PREFORMATTED = ("div.fragment", "td.blob-code", "xmp")
 # Line numbers, links to a heading itself, buttons that copy: Pygments, Doxygen, Rouge, highlight.js, GitHub, Sphinx...
 SKIPPED = (
     "td.linenos", ".linenodiv", "span.linenos", "span.lineno", "pre.lineno", "pre.lineNumber", ".gutter",

@@ -4,12 +4,14 @@ import functools
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
 
 import tldextract
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_SCHEMES = ("http", "https")
+_URL = re.compile(
+    r"(https?)://(?:[^/?#@]*@)*(\[[^\]/?#@]+\]|[^/?#:@\[\]]+)(?::(\d{1,5})?)?([/?][^#]*)?(?:#.*)?", re.IGNORECASE
+)
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -27,22 +29,18 @@ def address_of(url: str, max_bytes: int) -> Address | None:
     User names, passwords and fragments are left out, the host is in lower case and in ASCII (IDNA).
     """
     url = url.strip().removeprefix("<").removesuffix(">")
-    if not url.isprintable() or len(url.encode("utf-8", "replace")) > max_bytes:
+    parts = _URL.fullmatch(url)
+    if not parts or not url.isprintable() or len(url.encode("utf-8", "replace")) > max_bytes:
         return None
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    host = _ascii((host or "").rstrip("."))
-    if parts.scheme.lower() not in _SCHEMES or not host:
+    scheme, name, port, rest = parts.groups()
+    host = _ascii(name.strip("[]").lower().rstrip("."))
+    if not host or (port and int(port) > _MAX_PORT):
         return None
     shown = f"[{host}]" if ":" in host else host
-    shown += f":{port}" if port is not None else ""
-    plain = urlunsplit((parts.scheme.lower(), shown, parts.path, parts.query, ""))
-    return Address(plain, host, site_of(host))
+    return Address(f"{scheme.lower()}://{shown}{f':{port}' if port else ''}{rest or ''}", host, site_of(host))
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _ascii(host: str) -> str:
     """The host as names are looked up, or "" where it cannot be one."""
     try:

@@ -154,20 +154,49 @@ def test_a_page_that_never_ends_costs_that_page(warcs, run):
     assert "https://example.org/never" in report.drops["timed_out"]["examples"][0]
 
 
-@pytest.mark.parametrize("compress", [True, False])
-def test_a_page_that_kills_the_process_costs_that_page(warcs, run, pages, monkeypatch, tmp_path, compress):
-    """Its parser is made to crash on one word; in one compressed member and in many."""
-    (tmp_path / "crashing.py").write_text(
-        "import os\nfrom data_prep.web import pages, reader\nextract = pages.extract\n"
-        "def crash(html, settings):\n"
-        "    if 'SEGFAULT' in html:\n        os.kill(os.getpid(), 11)\n"
-        "    if 'PANIC' in html:\n        raise type('PanicException', (BaseException,), {})('a native panic')\n"
-        "    return extract(html, settings)\n"
-        "pages.extract = crash\nserve = reader.serve\n"
-    )
+CRASHING = """
+import os
+from data_prep.web import pages, reader
+
+extract, records_of, serve = pages.extract, pages.records_of, reader.serve
+
+def crash(html, settings):
+    if "SEGFAULT" in html:
+        os.kill(os.getpid(), 11)
+    if "PANIC" in html:
+        raise type("PanicException", (BaseException,), {})("a native panic")
+    return extract(html, settings)
+
+def crash_between(*arguments):
+    for record in records_of(*arguments):
+        yield record
+        if "between" in getattr(record, "url", ""):
+            os.kill(os.getpid(), 11)
+
+pages.extract, pages.records_of = crash, crash_between
+"""
+
+
+@pytest.fixture
+def crashing(tmp_path, monkeypatch):
+    """Pages are read by a process that crashes on some of them."""
+    (tmp_path / "crashing_pages.py").write_text(CRASHING)
     monkeypatch.syspath_prepend(str(tmp_path))
     made = reader.Helper
-    monkeypatch.setattr(reader, "Helper", lambda entry: made("crashing:serve"))
+    monkeypatch.setattr(reader, "Helper", lambda entry: made("crashing_pages:serve"))
+
+
+def test_a_crash_between_records_costs_none(warcs, run, pages, crashing):
+    records = [record(name) for name in ("a", "b", "between", "c", "between/2", "d")]
+    (warcs / "a.warc.gz").write_bytes(b"".join(records))
+    report = run()
+    assert report.documents == 6 and not report.drops
+    assert [page["path"][-1] for page in pages()] == ["a", "b", "n", "c", "2", "d"]
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_page_that_kills_the_process_costs_that_page(warcs, run, pages, crashing, compress):
+    """In one compressed member and in many."""
     bodies = [b"one", b"SEGFAULT", b"two", b"PANIC", b"three", b"SEGFAULT", b"SEGFAULT", b"four"]
     records = [
         record(f"{number}", article("", prose=body.decode() * 9).encode(), gzip=compress)
