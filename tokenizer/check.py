@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
+from tokenizer.export import with_literal_characters
 
 BATCH_CHARACTERS = 4_000_000
 SHOWN_TEXTS = 10
@@ -80,7 +81,7 @@ def _other_encoders(path: Path) -> dict[str, Encode]:
         import sentencepiece
 
         encoders["sentencepiece"] = sentencepiece.SentencePieceProcessor(
-            model_file=str(path / "tokenizer.model")
+            model_proto=with_literal_characters((path / "tokenizer.model").read_bytes())
         ).encode
     encoders["transformers"] = _transformers_encoder(path)
     return encoders

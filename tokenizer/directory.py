@@ -62,6 +62,7 @@ def _transformers_config(roles: Mapping[str, str]) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "add_bos_token": False,
         "add_eos_token": False,
+        "add_prefix_space": False,  # read by converters for llama.cpp, which otherwise put a space before each text
         **{f"{role}_token": roles[role] for role in NAMED_TOKENS if role in roles},
     }
 

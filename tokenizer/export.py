@@ -1,8 +1,9 @@
 """sentencepiece model -> Hugging Face `tokenizer.json` with exactly the same ids.
 
-sentencepiece writes a space as U+2581, so that a U+2581 in a text comes back as a space. Our models hold real spaces
-instead (`with_literal_characters`) and do not touch the text: any Unicode text round-trips, and no program that reads
-the model or the `tokenizer.json` needs to escape anything.
+sentencepiece writes a space as U+2581, so that a U+2581 in a text comes back as a space. Our `tokenizer.json` holds
+real spaces instead (`with_literal_characters`) and does not touch the text: any Unicode text round-trips. The
+`tokenizer.model` beside it is spelt as usual (`with_escaped_spaces`), for programs that expect nothing else; the two
+differ on texts with a U+2581 alone.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,16 @@ def with_literal_characters(model: bytes) -> bytes:
             if piece.type == _PieceType.NORMAL:
                 piece.piece = piece.piece.translate(spelling)
         proto.normalizer_spec.escape_whitespaces = False
+    return proto.SerializeToString(deterministic=True)
+
+
+def with_escaped_spaces(model: bytes) -> bytes:
+    """The same for a model with literal spaces, the other way: U+2581 in their place. Tabs stay what they are."""
+    proto = _parse(model)
+    for piece in proto.pieces:
+        if piece.type == _PieceType.NORMAL:
+            piece.piece = piece.piece.replace(" ", SPACE_SYMBOL)
+    proto.normalizer_spec.escape_whitespaces = True
     return proto.SerializeToString(deterministic=True)
 
 
@@ -99,7 +110,7 @@ def export(model_path: Path, out: Path, roles: dict[str, str] | None = None) -> 
         tokenizer,
         "sentencepiece",
         {**strings, **(roles or {})},
-        {"tokenizer.model": model},
+        {"tokenizer.model": with_escaped_spaces(model)},
         {"exported_from": model_path.name},
     )
 

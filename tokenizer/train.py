@@ -25,6 +25,7 @@ from tokenizer.export import (
     SPACE_SYMBOL,
     special_added_tokens,
     to_hugging_face,
+    with_escaped_spaces,
     with_literal_characters,
 )
 from tokenizer.sample import count_words, sample_texts
@@ -112,7 +113,7 @@ def _train_sentencepiece(texts: Iterable[str], settings: TrainSettings) -> tuple
     words = count_words(texts)
     alphabet = choose_alphabet(words, settings.character_coverage, settings.vocab_size)
     model = with_literal_characters(_sentencepiece_model(_spell(words, alphabet), settings))
-    return to_hugging_face(model), {"tokenizer.model": model}
+    return to_hugging_face(model), {"tokenizer.model": with_escaped_spaces(model)}
 
 
 def choose_alphabet(words: Counter[str], coverage: float, vocab_size: int) -> frozenset[str]:

@@ -13,7 +13,7 @@ from tokenizer.check import compare
 from tokenizer.cli import app
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
-from tokenizer.export import export, ranked_merges, to_hugging_face, with_literal_characters
+from tokenizer.export import export, ranked_merges, to_hugging_face, with_escaped_spaces, with_literal_characters
 
 
 def model_file(path, **settings):
@@ -53,6 +53,8 @@ def test_a_model_of_someone_else_keeps_its_ids(other_model, text):
     assert rewritten.decode(found) == text
     if "▁" not in text:
         assert original.encode(text) == found
+        escaped = sentencepiece.SentencePieceProcessor(model_proto=with_escaped_spaces(model))
+        assert escaped.encode(text) == found
 
 
 @given(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizer import special
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
+from tokenizer.export import with_literal_characters
 from tokenizer.sample import count_words, sample_texts
 from tokenizer.train import TrainSettings, choose_alphabet, train
 
@@ -49,7 +50,8 @@ def test_same_texts_give_the_same_bytes_in_any_order_and_process(kind, training_
 
 
 def test_no_piece_joins_two_words(directories):
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(directories["sentencepiece"] / "tokenizer.model"))
+    model = (directories["sentencepiece"] / "tokenizer.model").read_bytes()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=with_literal_characters(model))
     learned = range(special.NUM_SPECIAL + 256, processor.get_piece_size())
     pieces = [processor.id_to_piece(index) for index in learned]
     joins = regex.compile(r"[\p{L}\p{N}][^\p{L}\p{N}]+[\p{L}\p{N}]|\p{L}\p{N}|\p{N}{2}|\p{N}\p{L}|\p{L}\s|\S +\S")
