@@ -150,5 +150,6 @@ def _tokenizer_digest(config: CommitsConfig) -> str | None:
         try:
             encoder.special.require(*COMMIT_ROLES)
         except TokenizerError as error:
-            raise TokenizerError(f"{encoder.path}: {error}") from None
+            here = "(of `data build`; commits are then counted by bytes, without --tokenizer)"
+            raise TokenizerError(f"{encoder.path}: {error} {here}") from None
     return encoder.digest
