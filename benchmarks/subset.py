@@ -151,9 +151,10 @@ def beside(corpus: Path, name: str, source: str, truth: dict[str, float], seed: 
         "highest scores": float(truths[np.argsort(-scores, kind="stable")[:count]].mean()),
         "standard error": float(truths[taken].std() / max(1, count) ** 0.5),
     }
-    both = taken & (scores >= np.median(scores))
-    made["truth"]["last round, and score above the median"] = float(truths[both].mean())
-    made["above the median"] = int(both.sum())
+    good = scores >= np.quantile(scores, 0.75)
+    for label, mask in (("good by score, recalled", good & taken), ("good by score, not recalled", good & ~taken)):
+        made["truth"][label] = float(truths[mask].mean())
+        made[label] = int(mask.sum())
     return made
 
 

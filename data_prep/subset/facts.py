@@ -20,6 +20,7 @@ from data_prep.database import open_shard
 from data_prep.documents import METADATA_COLUMNS
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
+from data_prep.selection_rules import looks_at_others
 from data_prep.storage import read_parquet
 from data_prep.subset.settings import Source
 
@@ -63,8 +64,11 @@ def hard(index: int) -> str:
 
 
 def check(question: Question, shard: Path, beside: Mapping[str, Path]) -> None:
-    """Raises `DataError` for what is no SQL over a documents shard and what stands beside it (view -> parquet)."""
+    """Raises `DataError` for what is no SQL about a single document and what stands beside it (view -> parquet)."""
     with open_shard(shard, beside) as (database, joined):
+        for column, sql in question.columns.items():
+            if others := looks_at_others(database, sql, beside):
+                raise DataError(f"source {question.source!r}, {question.names[column]}: {others}")
         _ask(database, question, f"{joined} LIMIT 0", list(beside))
 
 

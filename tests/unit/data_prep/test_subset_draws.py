@@ -199,6 +199,17 @@ def test_sql_that_is_none_is_named(tmp_path, sql):
         asked(tmp_path, question, [], quality=quality, structure=structure.slice(0, 0))
 
 
+@pytest.mark.parametrize(
+    "sql", ["row_number() OVER (ORDER BY id) < 3", "size_bytes > (SELECT avg(size_bytes) FROM documents)"]
+)
+def test_sql_about_other_documents_is_refused(tmp_path, sql):
+    values = {"sources": [{"name": "a", "seeds": sql, "good": "true"}], "score": "size_bytes"}
+    source = SubsetConfig.model_validate(values | {"new_positives": {"where": "true"}, "hard_negatives": []}).resolved()
+    question = Question.of(source[0], "size_bytes", SubsetConfig.model_fields["validation"].default, False)
+    with pytest.raises(DataError, match=r"source 'a', seeds: .*looks at other documents"):
+        asked(tmp_path, question, [])
+
+
 def test_annotations_with_other_rows_are_refused(tmp_path):
     source = SubsetConfig.model_validate({"sources": [{"name": "a", "seeds": "true"}], "hard_negatives": []}).resolved()
     question = Question.of(source[0], "quality.score", SubsetConfig.model_fields["validation"].default, False)
