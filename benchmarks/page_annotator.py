@@ -157,7 +157,7 @@ def pieces(texts: list[str], size: int) -> Iterator[str]:
 
 
 def page_language(text: str) -> tuple[str | None, int | None]:
-    found = Page(language_letters=1, most_rank=1 << 20).annotate([{"text": text}])
+    found = Page(language_bytes=1, most_rank=1 << 20).annotate([{"text": text}])
     return found["natural_language"][0], found["language_margin"][0]
 
 

@@ -116,8 +116,8 @@ class Page(Annotator):
 
     head_characters: int = Field(4096, ge=64)
     """Of prose, in which notices are looked for, and that the language is read off."""
-    language_letters: int = Field(60, ge=1)
-    """With fewer letters in words of prose, no language is named."""
+    language_bytes: int = Field(200, ge=1)
+    """With less in plain words of prose, as UTF-8, no language is named: a letter of other scripts says more."""
     most_rank: int = Field(1200, ge=1)
     """Nor where the nearest language is further off, as resiliparse counts it; the value is its own."""
 
@@ -169,7 +169,7 @@ class Page(Annotator):
         """(language as ISO 639-1, by how much the next one is further off), or nothing where there is too little."""
         words = [word for word in prose.split() if not word.isascii() or _PLAIN_WORD.fullmatch(word)]
         said = unicodedata.normalize("NFC", " ".join(words)).lower()  # capitals would pass for Chinese
-        if _letters(said) < self.language_letters:
+        if len(said.encode("utf-8", "surrogatepass")) < self.language_bytes:
             return None, None
         (language, rank), (_, next_rank) = detect_fast(said, n_results=2, cutoff=_ANY_RANK)
         return (language, next_rank - rank) if rank <= self.most_rank else (None, None)

@@ -13,7 +13,7 @@ from data_prep.annotators.repetition import WordNgrams, repeated_share
 
 ENGLISH = (
     "The scheduler keeps a queue of tasks that are ready to run. When a worker has nothing to do, it takes the task "
-    "with the highest priority and runs it until it waits for something or its time is over."
+    "with the highest priority and runs it until it waits for something or its time is over. None of them starves."
 )
 GERMAN = (
     "Der Planer führt eine Liste der Aufgaben, die bereit sind. Wenn ein Arbeiter nichts zu tun hat, nimmt er die "
@@ -158,7 +158,7 @@ def test_no_language_is_named_where_there_is_too_little_prose():
     for text in ("", CODE * 20, "vmaxq_u32 vaddq_s16 std::vec::Vec<u8> getValue() x86_64", "Short text."):
         found = page(text)
         assert found["natural_language"] is found["language_margin"] is None
-    assert page("This is a short text about words.", language_letters=5)["natural_language"] == "en"
+    assert page("This is a short text about words.", language_bytes=5)["natural_language"] == "en"
 
 
 def test_real_texts_in_english():
@@ -190,5 +190,5 @@ def test_any_text_has_numbers(text):
 
 
 def test_it_is_a_built_in_whose_settings_are_checked():
-    assert AnnotatorSpec.of("page", language_letters=7).load().language_letters == 7
+    assert AnnotatorSpec.of("page", language_bytes=7).load().language_bytes == 7
     assert repeated_share([], 0) == 0
