@@ -89,8 +89,12 @@ def find_keepers(
     asking, _ = read_runs(asks, key_range)
     about, _ = read_runs(known, key_range)
     about = about[np.isin(about["key"], asking["key"])]
-    at = {(int(one["key"]), int(one["low"])): row for row, one in enumerate(about)}
-    rows = np.array([at.get((int(one["key"]), int(one["low"])), -1) for one in asking], np.int64)
+    keys, lows = (np.concatenate([about[name], asking[name]]) for name in ("key", "low"))
+    order = np.lexsort((np.arange(len(keys)) >= len(about), lows, keys))  # of one id, what is known of it comes first
+    starts, ends = group_bounds(keys[order], lows[order])
+    rows = np.empty(len(keys), np.int64)
+    rows[order] = np.repeat(np.where(order[starts] < len(about), order[starts], -1), ends - starts)
+    rows = rows[len(about) :]
     asking, rows = asking[rows >= 0], rows[rows >= 0]
     keepers = about[np.unique(rows)]
     keepers = keepers[keepers["flags"] & _TAKES_PART > 0]

@@ -31,7 +31,7 @@ from data_prep.selection_config import SelectionConfig
 from data_prep.shards import ShardTask, fingerprint, finished_manifest
 from data_prep.storage import remove_folder
 
-ROW_BYTES = 200  # that a task of a global step holds for each document, at most about
+ROW_BYTES = 250  # that a task of a global step holds for each document, at most about
 TASK_BYTES = 128 << 20
 POOL_ROWS = 1_000_000  # documents from which on processes are started; below, that takes longer than the work
 
