@@ -196,6 +196,8 @@ class _Run:
 def _read_shards(corpus: Path, name: str, config: SubsetConfig) -> Shards:
     """The documents, and the annotations and the selection that SQL names. Raises `DataError` where one is outdated."""
     shards = list_shards(corpus)
+    if not shards:
+        raise DataError(f"{corpus}: the corpus has no documents")
     sql = [config.score, *(text for source in config.resolved() for text in source.conditions().values())]
     words = {word for text in sql for word in re.findall(r"\w+", text)}
     names = [name for name in annotation_names(corpus) if name in words]

@@ -83,9 +83,7 @@ class Track:
         selected = self.config.selection is not None
         question = facts.Question.of(self.source, self.config.score, self.config.validation, selected)
         named = [name for name in self.shards.beside if name in question.words()]
-        if self.shards.paths:
-            first = {name: self.shards.beside[name][0] for name in named}
-            facts.check(question, self.shards.paths[0], first)
+        facts.check(question, self.shards.paths[0], {name: self.shards.beside[name][0] for name in named})
         asked = [facts.FORMAT, question.columns, question.validation.model_dump(mode="json")]
         common = (question,)
         tasks = []
