@@ -17,7 +17,7 @@ _MODEL = (
     "model.num_attention_heads=4",
     "model.num_query_groups=2",
     "model.vocab_size=1024",
-    "model.max_sequence_length=1024",
+    "model.max_sequence_length=4096",
 )
 _LENGTHS = (128, 128, 256, 1024)
 _BATCHES = (8, 8, 4, 1)
