@@ -6,6 +6,7 @@ starts a record of a plain file.
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from data_prep.storage import open_to_read, version_of
 
 SUFFIXES = tuple(f".warc{end}" for end in ("", ".gz", ".zst", ".lz4"))
-_READERS = {b"\x1f\x8b\x08": GzipReader, b"\x28\xb5\x2f\xfd": ZstdReader, b"\x04\x22\x4d\x18": Lz4Reader}
+_MAGIC = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd", ".lz4": b"\x04\x22\x4d\x18"}
+_READERS = {_MAGIC[".gz"]: GzipReader, _MAGIC[".zst"]: ZstdReader, _MAGIC[".lz4"]: Lz4Reader}
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # starts a frame with the dictionary of the file
 _MARK = b"WARC/1."
 _START = re.compile(rb"WARC/1\.\d\r?\n[A-Za-z-]+ *:")
@@ -87,7 +89,7 @@ def can_be_split(path: Path) -> bool:
     """Whether the records of a file can be found from anywhere in it. Raises `OSError`."""
     with open_to_read(path) as stream:
         start = stream.read(4)
-    return not start.startswith((b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", _ZSTD_DICTIONARY))
+    return not start.startswith((_MAGIC[".zst"], _MAGIC[".lz4"], _ZSTD_DICTIONARY))
 
 
 def records_of(part: Part, after: Position | None = None, is_lost: bool = False) -> Iterator[Record | Damage]:
@@ -98,7 +100,8 @@ def records_of(part: Part, after: Position | None = None, is_lost: bool = False)
     """
     size_bytes = version_of(part.path)[0]
     with open_to_read(part.path) as stream:
-        yield from _Reading(stream, size_bytes, size_bytes if part.end is None else part.end).run(part, after, is_lost)
+        end = size_bytes if part.end is None else part.end
+        yield from _Reading(stream, part.path.suffix, size_bytes, end).run(part, after, is_lost)
 
 
 class LostBodyError(OSError):
@@ -108,13 +111,15 @@ class LostBodyError(OSError):
 class _Reading:
     """One pass over a part. `gap` is where damage was met, until a record or the end is found behind it."""
 
-    def __init__(self, stream: BinaryIO, size_bytes: int, end: int) -> None:
+    def __init__(self, stream: BinaryIO, suffix: str, size_bytes: int, end: int) -> None:
         self._stream, self._size_bytes, self._end = stream, size_bytes, end
         stream.seek(0)
         start = stream.read(4)
-        self._reader = next((kind for magic, kind in _READERS.items() if start.startswith(magic)), None)
-        self._reader = ZstdReader if start == _ZSTD_DICTIONARY else self._reader
-        self._magic = next((magic for magic, kind in _READERS.items() if kind is self._reader), None)
+        by_start = [magic for magic in _MAGIC.values() if start.startswith(magic)]
+        by_start += [_MAGIC[".zst"]] if start == _ZSTD_DICTIONARY else []
+        plain = start == _MARK[:4] or suffix not in _MAGIC  # else damaged at its start
+        self._magic = by_start[0] if by_start else None if plain else _MAGIC[suffix]
+        self._reader = _READERS.get(self._magic)
         self._gap: tuple[Position, str] | None = None
 
     def run(self, part: Part, after: Position | None, is_lost: bool) -> Iterator[Record | Damage]:
@@ -209,7 +214,9 @@ class _Reading:
         if self._reader is None:
             return (start == 0 or before == _BEFORE) and bool(_START.match(data))
         try:
-            return self._reader(io.BytesIO(data)).read(len(_MARK)).startswith(_MARK)
+            if self._reader is GzipReader:  # which would look further than that, and stumble over damage there
+                return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, len(_MARK)) == _MARK
+            return self._reader(io.BytesIO(data)).read(len(_MARK)) == _MARK
         except BaseException as error:
             if not _is_damage(error):
                 raise
@@ -240,7 +247,7 @@ class _Body:
 
 def _is_damage(error: BaseException) -> bool:
     """Whether an error is about what a file holds. fastwarc panics over damage in what it skips."""
-    return isinstance(error, OSError | ValueError) or type(error).__name__ == "PanicException"
+    return isinstance(error, OSError | ValueError | zlib.error) or type(error).__name__ == "PanicException"
 
 
 def _is_cut(record: WarcRecord) -> bool:

@@ -106,6 +106,23 @@ def test_damage_in_a_body_that_nobody_reads(path):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
+def test_damage_at_the_start_of_a_file(tmp_path, compressed):
+    path = tmp_path / ("a.warc.gz" if compressed else "a.warc")
+    path.write_bytes(b"\0\0\0\0" + b"".join(RECORDS[compressed])[4:])
+    assert read(path) == ["damaged_record", *PAGES[1:]]
+
+
+def test_damage_in_a_file_that_is_one_member(path):
+    """What comes more than a buffer before the damage stays."""
+    draw = random.Random(1)
+    pages = [(f"https://example.org/{n}", draw.randbytes(1 << 14)) for n in range(30)]
+    data = bytearray(gzip.compress(warc_bytes(pages, gzip=False)))
+    data[len(data) * 2 // 3] ^= 1
+    found = read(path, bytes(data))
+    assert found[:12] == pages[:12] and found[-1] == "truncated_file"
+
+
+@pytest.mark.parametrize("compressed", [True, False])
 def test_what_is_between_records_costs_none(path, compressed):
     records = RECORDS[compressed]
     rubbish = b"no record at all\r\n\r\n" * 1000
