@@ -33,9 +33,9 @@ class ModelSettings(BaseModel):
     epochs: int = Field(5, ge=1)
     learning_rate: float = Field(0.5, gt=0, le=100)
     """At the beginning; it falls to 0 in a straight line."""
-    word_ngrams: int = Field(1, ge=1, le=8)
+    word_ngrams: int = Field(2, ge=1, le=8)
     """Runs of up to so many words count as well as words."""
-    buckets: int = Field(1 << 20, ge=1, le=1 << 30)
+    buckets: int = Field(1 << 18, ge=1, le=1 << 30)
     """Of the hash table of these runs; the model file has 4 x dim bytes for each."""
     min_count: int = Field(2, ge=1)
     """Rarer words are not learnt; runs with them are."""
