@@ -25,7 +25,8 @@ from data_prep.documents import list_shards
 from data_prep.selection_config import load_config
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-CONFIG, MATH = EXAMPLES / "web_selection.yaml", EXAMPLES / "math_selection.yaml"
+NAMES = ("web_candidates", "web_recalled", "web_selection", "math_selection")
+CANDIDATES, RECALLED, CONFIG, MATH = (EXAMPLES / f"{name}.yaml" for name in NAMES)
 ENGLISH = (
     "The scheduler keeps a queue of tasks that are ready to run. When a worker has nothing to do, it takes the task "
     "with the highest priority and runs it until it waits for something or its time is over. {} "
@@ -209,7 +210,7 @@ def flow(tmp_path_factory):
     run("dedup", corpus)
     run("annotate", corpus, "page", "secrets", "blocklist", "--set", f"blocklist.lists=[{folder / 'blocked.txt'}]")
 
-    run("select", corpus, "--selection", "candidates", "--config", CONFIG, "--rule", "tagged=web.has_code")
+    run("select", corpus, "--selection", "candidates", "--config", CANDIDATES)
     few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2")
     label = lambda text, _: Says(f"Label: [[{'other' if is_legal(text) else 'code'}]]")  # noqa: E731
     ask(corpus, "recall", "web_recall", label, "--selection", "candidates", "--files", 300)
@@ -217,7 +218,7 @@ def flow(tmp_path_factory):
     run("classify", "train", corpus, folder / "code", *positive, *few)
     run("classify", "apply", corpus, folder / "code", "--annotation", "code_page")
 
-    run("select", corpus, "--selection", "recalled", "--config", CONFIG)
+    run("select", corpus, "--selection", "recalled", "--config", RECALLED)
     sample = ("--selection", "recalled", "--files", 250)
     ask(corpus, "site", "site_category", lambda text, _: Says(f"Label: [[{category(text)}]]"), *sample)
     labels = ("--set", "label=oracle_site.label", "--set", "model.epochs=40")
@@ -295,10 +296,11 @@ def test_a_second_classifier_recalls_pages_of_another_subject(flow):
     assert {rows[path]["selections/main.dropped_by"] for path in kept} == {"not_recalled"}
 
 
-def test_both_selections_have_the_same_junk_rules():
-    names = {*planted(), "exact_duplicate", "near_duplicate", "contaminated"}
-    junk = [[rule for rule in load_config(path).rules if rule.name in names] for path in (CONFIG, MATH)]
-    assert junk[0] == junk[1] and {rule.name for rule in junk[0]} == names
+def test_all_selections_have_the_same_junk_rules():
+    names = {*planted(), "exact_duplicate", "near_duplicate"}
+    for path in (CANDIDATES, RECALLED, CONFIG, MATH):
+        junk = {rule.name: rule for rule in load_config(path).rules if rule.name in names}
+        assert junk.keys() == names and list(junk.values()) == list(load_config(CONFIG).rules[: len(names)]), path
 
 
 def test_the_selection_becomes_token_files(flow):
@@ -309,3 +311,25 @@ def test_the_selection_becomes_token_files(flow):
     kept = [row for row in rows if row["selections/main.split"] == "train"]
     (made,) = (folder / "tokens").glob("*.manifest.json")
     assert len(kept) > 50 and json.loads(made.read_text())["documents"] == len(kept)
+
+
+def test_new_pages_go_through_the_same_steps(flow):
+    """The last test: it adds to the corpus."""
+    folder, corpus = flow[0], flow[0] / "web"
+    new = {f"https://new{i}.org/": page("New", f"{prose(7000 + i, 60)}", code=f"x = {i}") for i in range(3)}
+    write_warc(folder / "more.warc.gz", new)
+    run("web", corpus, folder / "more.warc.gz")
+    run("dedup", corpus)
+    said = run(
+        "annotate", corpus, "page", "secrets", "blocklist", "--set", f"blocklist.lists=[{folder / 'blocked.txt'}]"
+    )
+    assert said.count("(1 of 3 shards made now)") == 3
+    run("select", corpus, "--selection", "candidates", "--config", CANDIDATES)
+    run("classify", "apply", corpus, folder / "code", "--annotation", "code_page")
+    run("select", corpus, "--selection", "recalled", "--config", RECALLED)
+    run("classify", "apply", corpus, folder / "site", "--annotation", "site")
+    run("score", "apply", corpus, folder / "scorer")
+    run("select", corpus, "--config", CONFIG)
+    rows = rows_of(corpus, "selections/recalled", "selections/main")
+    assert all(rows[url]["selections/recalled.dropped_by"] is None for url in new)
+    assert {rows[url]["selections/main.dropped_by"] for url in new} <= {None, "low_quality", "sampled_out"}
