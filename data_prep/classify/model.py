@@ -17,6 +17,7 @@ from data_prep.classify import native
 from data_prep.classify.preparation import VERSION, TextSettings, prepared
 from data_prep.errors import DataError
 from data_prep.shards import fingerprint, write_atomic, write_json
+from data_prep.storage import scratch_folder
 
 FORMAT = "data_prep.classifier/1"
 DESCRIPTION = "model.json"
@@ -116,8 +117,8 @@ class TextClassifier:
         The model's file is named by its digest and `model.json` is written last: a killed run leaves the older whole.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".classify-", dir=folder) as scratch:
-            saved = Path(scratch) / "model.bin"
+        with scratch_folder(folder, ".saving") as scratch:
+            saved = scratch / "model.bin"
             self.model.save_model(str(saved))
             sha256 = _sha256(saved)
             with saved.open("rb") as stream:

@@ -16,7 +16,7 @@ from data_prep.classify.page import write_page
 from data_prep.classify.preparation import VERSION
 from data_prep.classify.settings import ClassifyConfig
 from data_prep.classify.thresholds import threshold_for_recall
-from data_prep.database import open_database
+from data_prep.database import WORK_FOLDER, open_database
 from data_prep.errors import DataError
 from data_prep.shards import fingerprint, lock_directory
 
@@ -143,7 +143,7 @@ def _workplace(out: Path, workers: int) -> Iterator[tuple[Path, duckdb.DuckDBPyC
     folder = out.with_name(f"{out.name}.{WORK}")
     try:
         with lock_directory(folder), open_database(folder, workers) as database:
-            yield folder, database
+            yield folder / WORK_FOLDER, database
     finally:
         with contextlib.suppress(OSError):
             (folder / ".lock").unlink(missing_ok=True)
