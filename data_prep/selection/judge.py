@@ -5,7 +5,7 @@ in one shard, and a shard's answers are made again only where it, an annotation 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,7 +56,7 @@ def judge_shard(
     """
     with open_shard(shard, beside, questions.memory_limit) as (database, joined):
         try:
-            table = database.sql(_query(database, joined, questions)).to_arrow_table()
+            table = database.sql(_query(database, joined, questions, list(beside))).to_arrow_table()
         except duckdb.Error:
             check_rules(database, joined, questions, "count(*) FILTER (({}) IS NOT NULL)")
             raise
@@ -116,11 +116,11 @@ def check_rules(database: duckdb.DuckDBPyConnection, joined: str, questions: Que
                 ) from None
 
 
-def _query(database: duckdb.DuckDBPyConnection, joined: str, questions: Questions) -> str:
+def _query(database: duckdb.DuckDBPyConnection, joined: str, questions: Questions, views: Sequence[str]) -> str:
     exact, near, families = (
         name in questions.annotations for name in ("exact_dedup", "near_dedup", "repository_dedup")
     )
-    aligned = " AND ".join(["true", *(f"{view}._row = documents._row" for view in joined.split(" POSITIONAL JOIN "))])
+    aligned = " AND ".join(["true", *(f'"{view}"._row = documents._row' for view in views)])
     columns = ["documents._row AS _row", f"{aligned} AS _aligned", "unhex(documents.id) AS id"]
     columns += [f"documents.{name}" for name in ("repository", "language", "size_bytes")]
     columns.append(f"{'unhex(exact_dedup.duplicate_of)' if exact else 'NULL::BLOB'} AS equal_to")

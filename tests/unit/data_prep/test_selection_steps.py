@@ -175,7 +175,7 @@ def check(corpus: Path, name: str, result: dict | None, config: SelectionConfig,
     assert left == {split: expected.left.get(split, (0, 0, 0)) for split in left}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 1 << 32), count=st.integers(1, 120), names=st.integers(1, 40), shards=st.integers(1, 7),
     config=configs, partitions=st.sampled_from([1, 3, 16]),
@@ -389,7 +389,7 @@ family_rows = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     left=st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6), min_size=1, max_size=3),
     families=st.lists(family_rows, min_size=3, max_size=3),
