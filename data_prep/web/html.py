@@ -13,27 +13,18 @@ import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree, traverse_dom
 
+from data_prep.web.layout import BLOCK, BLOCK_END, INLINE, INLINE_END, MARKS, LaidOut, lay_out
 from data_prep.web.settings import ExtractionSettings
 
-BLOCK, BLOCK_END, INLINE, INLINE_END = "\x01", "\x02", "\x03", "\x04"
-MARKS = BLOCK + BLOCK_END + INLINE + INLINE_END
 _TITLE_CHARACTERS = 512
-_BLOCK_MARK = re.compile(f"([{BLOCK}{BLOCK_END}])")
-_INLINE_TEXT = re.compile(f"{INLINE}([^{INLINE}{INLINE_END}]+)")
 _MARKED = {ord(mark): None for mark in MARKS}
 # Written out for both cases: a pattern that ignores case is searched for much more slowly.
 _PRE = re.compile(r"(<[pP][rR][eE](?:\s[^>]*)?>)(?:\r?\n)?")
-_DOXYGEN_LINES = (
-    '</div>\n<div class="line">',
-    '</div><div class="line">',
-)  # each line is an element, and ends like one
 _PRE_END = re.compile(r"<(?=/[pP][rR][eE][\s>])")
 _CODE = re.compile(r"<(?=(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])[\s>])")
 _CODE_END = re.compile(r"<(?=/(?:[cC][oO][dD][eE]|[sS][aA][mM][pP]|[kK][bB][dD])[\s>])")
 # Each of Doxygen's lines is an element and ends like one; the line end behind it would be a blank line.
 _DOXYGEN_LINES = ('</div>\n<div class="line">', '</div><div class="line">')
-_LINE_END_SPACE = re.compile(r"[ \t]+\n")
-_BLANK_LINES = re.compile(r"\n{3,}")
 _MAIN = "main, [role=main]"
 _MAIN_HINTS = ("<main", "<MAIN", 'role="main"')
 # Not the content of a page, and around it, where the heuristics of the library are not asked.
@@ -69,19 +60,19 @@ def extract(html: str, settings: ExtractionSettings) -> Extracted:
     return Extracted(found.text, title, found.code_characters > 0, found.code_share, found.code_blocks)
 
 
-def _content(tree: HTMLTree, marked: str, blocks: int, settings: ExtractionSettings) -> "_Laid":
+def _content(tree: HTMLTree, marked: str, blocks: int, settings: ExtractionSettings) -> LaidOut:
     """The main content: of the element that says so, else as the library finds it, unless it loses code by that."""
     if not settings.main_content:
-        return _laid_out(_plain(tree, settings.skip, False))
+        return lay_out(_plain(tree, settings.skip, False))
     if _keep_main(tree, marked):
-        found = _laid_out(_plain(tree, (*settings.skip, *_BESIDE), False))
+        found = lay_out(_plain(tree, (*settings.skip, *_BESIDE), False))
         if found.text:
             return found
         tree = HTMLTree.parse(marked)  # a page that is filled by a script, or elsewhere
-    found = _laid_out(_plain(tree, settings.skip, True))
+    found = lay_out(_plain(tree, settings.skip, True))
     if found.text and found.code_blocks >= settings.min_code_kept * blocks:
         return found
-    whole = _laid_out(_plain(tree, (*settings.skip, *_BESIDE, *_AROUND), False))
+    whole = lay_out(_plain(tree, (*settings.skip, *_BESIDE, *_AROUND), False))
     return whole if not found.text or whole.code_blocks > found.code_blocks else found
 
 
@@ -104,11 +95,14 @@ def _mark(html: str) -> tuple[str, int]:
     if blocks:
         html = _PRE_END.sub(BLOCK_END + "<", html)
     html, inlines = _CODE.subn(INLINE + "<", html)
-    return (_CODE_END.sub(INLINE_END + "<", html) if inlines else html), blocks
+    return (_CODE_END.sub(INLINE_END + "<", html) if inlines else html).replace(*_DOXYGEN_LINES), blocks
 
 
 def _may_be_deeper(html: str, most: int) -> bool:
-    """Whether more elements can be open at a time, if every end tag ends one; those that need none count, too."""
+    """Whether more elements can be open at a time, if every end tag ends one; those that need none count, too.
+
+    A page that hides its depth behind end tags of nothing is left to the time limit.
+    """
     if html.count("<") - html.count("</") <= most:
         return False
     data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
@@ -149,58 +143,3 @@ def _last_name(selector: str) -> str:
 
 def _plain(tree: HTMLTree, skip: Sequence[str], main_content: bool) -> str:
     return extract_plain_text(tree, preserve_formatting=True, main_content=main_content, skip_elements=list(skip))
-
-
-@dataclass
-class _Laid:
-    """Text without marks, as it is put together."""
-
-    text: str = ""
-    code_blocks: int = 0
-    code_characters: int = 0
-
-    @property
-    def code_share(self) -> float:
-        return min(1.0, self.code_characters / len(self.text)) if self.text else 0.0
-
-
-def _tidy(prose: str) -> str:
-    """Without space at line ends and more than one blank line. The patterns are slow, and seldom needed."""
-    prose = prose.replace(" \n", "\n")
-    if " \n" in prose or "\t\n" in prose:
-        prose = _LINE_END_SPACE.sub("\n", prose)
-    return (_BLANK_LINES.sub("\n\n", prose) if "\n\n\n" in prose else prose).rstrip(" \t")
-
-
-def _laid_out(marked: str) -> _Laid:
-    """The text with its blocks on lines of their own; prose has no space at line ends and one blank line at most."""
-    laid, parts = _Laid(), []
-    depth, run = 0, []
-    marked = marked.replace("\xa0", " ")
-
-    def close(piece: str, is_block: bool) -> None:
-        text = piece.replace(INLINE, "").replace(INLINE_END, "")
-        if is_block:
-            text = text.strip("\n\r").rstrip()
-            laid.code_blocks += bool(text)
-            laid.code_characters += len(text)
-        else:
-            if len(text) < len(piece):
-                laid.code_characters += sum(map(len, _INLINE_TEXT.findall(piece)))
-            text = _tidy(text)
-        if text:
-            if parts and not (parts[-1].endswith("\n") or text.startswith("\n")):
-                parts.append("\n")
-            parts.append(text)
-
-    for piece in _BLOCK_MARK.split(marked) if BLOCK in marked else [marked]:
-        was = depth
-        depth = max(0, depth + (1 if piece == BLOCK else -1 if piece == BLOCK_END else 0))
-        if piece not in (BLOCK, BLOCK_END):
-            run.append(piece)
-        elif bool(was) != bool(depth):
-            close("".join(run), bool(was))
-            run.clear()
-    close("".join(run), depth > 0)
-    laid.text = "".join(parts).strip("\n\r").rstrip()
-    return laid

@@ -55,6 +55,11 @@ def test_code_keeps_its_layout(block):
     assert not re.search("[\x01-\x04]", text)
 
 
+def test_lines_of_doxygen_are_no_paragraphs():
+    lines = "".join(f'<div class="line">{line}</div>\n' for line in ("int f()", "{", "  return 1;", " ", "}"))
+    assert "int f()\n{\n  return 1;\n \n}" in text_of(article(f'<div class="fragment">{lines}</div>'))
+
+
 def test_code_that_starts_indented():
     text = text_of(article("<ul><li><pre>    first\n  second\n</pre></li></ul><pre>\n\n\tthird\n</pre>"))
     assert in_order(["    first", "  second", "\tthird"], text)
