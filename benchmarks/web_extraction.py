@@ -8,7 +8,7 @@ most `--pages` of each, in a WARC file written by warcio. Ours is the stage's sh
 documents, annotation and ledger; CPU seconds of all its processes, those that have ended included. trafilatura gets
 each page decoded, and nothing else is charged to it. Lines of code are what lxml finds in `pre` elements and in the
 fragments of Doxygen, without line numbers, buttons and tooltips. A line is kept when the text holds it with its
-indentation, as often as the page does.
+indentation, as often as the page does. Peer: `pip install trafilatura lxml_html_clean`.
 """
 
 import argparse
