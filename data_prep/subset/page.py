@@ -30,7 +30,7 @@ def write_page(report: Mapping[str, Any], shards: Sequence[Path], folder: Path) 
     charts = [source_charts(index, source) for index, source in enumerate(report["sources"])]
     page = environment(Path(__file__).parent).get_template("report.html.j2")
     shown = list(zip(report["sources"], charts, _examples(report, shards), strict=True))
-    html = page.render(report=report, sources=shown)
+    html = page.render(report=report, sources=shown, is_doubtful=is_doubtful)
     write_atomic(folder / "report.html", lambda stream: stream.write(html.encode("utf-8", "replace")))
     return folder / "report.html"
 
@@ -125,6 +125,12 @@ def _axes(figure: Figure) -> Axes:
     return axes
 
 
+def is_doubtful(source: Mapping[str, Any]) -> bool:
+    """Whether the last round may recall no more of what is good than a random draw would."""
+    measured = source["rounds"][-1]["validation"]
+    return measured["base_rate"] is not None and measured["precision_interval"][0] <= measured["base_rate"]
+
+
 def describe(report: Mapping[str, Any]) -> list[str]:
     """A report as lines to print."""
     recalled = report["recalled"]
@@ -144,6 +150,10 @@ def describe(report: Mapping[str, Any]) -> list[str]:
                 f"    round {round_['round']}: {count(round_['positives'])} positives, {count(round_['negatives'])} "
                 f"negatives; {count(round_['recalled']['documents'])} recalled; {shares}; "
                 f"{count(round_['found'])} new positives"
+            )
+        if is_doubtful(source):
+            lines.append(
+                "    what is recalled in held-out repositories is not surely better than a random draw: more seeds?"
             )
         groups = source["scores"]["groups"]
         means = [f"{label} {decimal(groups[name]['mean_score'])}" for name, label in _MEANS]

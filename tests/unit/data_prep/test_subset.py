@@ -20,6 +20,7 @@ from data_prep.select import select
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 from data_prep.subset import rounds, run
 from data_prep.subset.draws import drawn
+from data_prep.subset.page import describe
 from data_prep.subset.run import find_subset
 from data_prep.subset.settings import SubsetConfig
 
@@ -339,11 +340,18 @@ def test_annotations_that_are_out_of_date_are_refused(corpus):
         find_subset(corpus, config())
 
 
+def test_a_source_that_is_no_better_than_chance_is_called_doubtful(corpus):
+    by_chance = "regexp_matches(sha256, '^[0-7]')"
+    report = find_subset(corpus, config(sources=[{"name": "chance", "seeds": by_chance, "seed_count": 50}], rounds=1))
+    assert any("not surely better than a random draw" in line for line in describe(report))
+    assert "doubtful" in (corpus / "subsets/high_quality/report.html").read_text()
+
+
 def test_the_page_needs_nothing_else_and_shows_texts_as_text(found, tmp_path):
     corpus = found[0]
     page = (corpus / "subsets/high_quality/report.html").read_text()
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
-    assert page.count("<svg") == 8 and "round 1" in page and "recalled, not good" in page
+    assert page.count("<svg") == 8 and "doubtful" not in page and "recalled, not good" in page
 
 
 def test_the_command(corpus, tmp_path):
