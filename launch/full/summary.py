@@ -17,7 +17,7 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
     console.print()
     console.print(_phases(results["training"]))
     for sample in results["samples"]:
-        console.print(sample_panel(sample))
+        console.print(sample_panel({**sample, "prefix": sample.get("tail", sample["prefix"])}))
     for check in results["export"]["checks"]:
         console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
     console.print(f"\n{duration(sum(results['seconds'].values()))} in all")
