@@ -33,7 +33,8 @@ def page_before_and_after(archives: Path, corpus: Path, selection: str) -> dict[
     if before is None:
         return None
     _, url, after = best
-    return {"url": url, "before": _shown(before), "after": _shown(after)}
+    body = before.lower().find("<body")  # what a browser shows begins here
+    return {"url": url, "before": _shown(before[max(0, body) :]), "after": _shown(after)}
 
 
 def _html_of(archives: Path, url: str) -> str | None:
@@ -48,9 +49,13 @@ def _html_of(archives: Path, url: str) -> str | None:
 
 
 def _shown(text: str) -> str:
-    plain = without_secrets(text)
-    left = len(plain) - _PAGE_CHARACTERS
-    return plain if left <= 0 else f"{plain[:_PAGE_CHARACTERS]}\n⋯ {left:,} more characters ⋯"
+    return shortened(without_secrets(text), _PAGE_CHARACTERS, 0)
+
+
+def shortened(text: str, head: int, tail: int) -> str:
+    """The first and the last characters of a long text, and how much is between them."""
+    left = len(text) - head - tail
+    return text if left <= 0 else f"{text[:head]}\n⋯ {left:,} more characters ⋯\n{text[len(text) - tail :]}"
 
 
 def infilling_example(builds: Path, name: str, tokenizer: Path) -> dict[str, Any] | None:

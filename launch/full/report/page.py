@@ -13,12 +13,14 @@ from data_prep.shards import write_atomic
 from data_prep.subset.page import source_charts
 from launch.full import commits, github, web
 from launch.full.report.charts import held_out_chart, loss_chart
-from launch.full.report.examples import infilling_example, page_before_and_after
+from launch.full.report.examples import infilling_example, page_before_and_after, shortened
 from launch.full.report.facts import corpus_facts, site_kinds, write_corpus_pages
 from launch.full.settings import FullConfig
 from launch.report.summary import layout, model_facts
 
 TOP = 8
+_GIVEN = (500, 250)
+"""Characters of what a commit's sample gives that are shown, of its beginning and of its end."""
 _QUALITY = ("oracle", "scorer", "scores", "selection")
 _CHAPTERS = {
     "github": ("packages", "github", *(f"github {stage}" for stage in _QUALITY)),
@@ -57,6 +59,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         links=links,
         infilling=infilling_example(run / "builds" / "github", _infilled(results), run / "tokenizer"),
         charts=_charts(results),
+        commit=_commit(results["commits"]["example"]),
         web=corpus_facts(1, web.corpus_of(config), web.KEPT, results["web"]["quality"]),
         web_page=page_before_and_after(web.archives_of(config), web.corpus_of(config), web.KEPT),
         site_kinds=_site_kinds(config, results["web"]),
@@ -67,6 +70,11 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         bytes_per_token=_bytes_per_token(results),
     )
     return page.strip() + "\n"
+
+
+def _commit(example: dict[str, str] | None) -> dict[str, str] | None:
+    """A sample whose target can be seen without scrolling far."""
+    return {**example, "given": shortened(example["given"], *_GIVEN)} if example else None
 
 
 def _site_kinds(config: FullConfig, found: dict[str, Any]) -> list[dict[str, Any]]:
