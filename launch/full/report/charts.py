@@ -103,7 +103,7 @@ def _draw_held_out(
         colour = _SOURCES.get(name, RUNS[number % len(RUNS)])
         axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.6, marker="o", markersize=3, label=name)
     axes.set_ylabel("loss, nats per token")
-    axes.legend(loc="upper right", ncols=1 if narrow else 2, frameon=False)
+    axes.legend(loc="lower left", ncols=1 if narrow else 2, frameon=False)
     _finish(axes, axes, phases, narrow)
 
 
