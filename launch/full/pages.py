@@ -150,7 +150,7 @@ for name in sys.argv[2:]:
     try:
         module = importlib.import_module(name)
         page = pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(module, name))
-        page = re.sub(r" at 0x[0-9a-f]+", "", page).encode()
+        page = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+|(?<=handle) [0-9a-f]+", "", page).encode()
     except BaseException:
         continue
     left -= 1
