@@ -12,6 +12,7 @@ from data_prep.shards import fingerprint
 from data_prep.sources.base import Drops
 from data_prep.sources.content import printable
 from data_prep.sources.git import head_commit, is_bare_repository, is_work_tree
+from data_prep.sources.plan import check_names
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,9 @@ def _named(name: str) -> str:
 
 def check_sources(sources: Sequence[CommitSource]) -> None:
     """Raises `DataError` for names that cannot be used."""
-    names = [source.name for source in sources]
     if not sources:
         raise DataError("no source was given; name at least one Git repository or folder of repositories")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+    check_names([source.name for source in sources])
 
 
 def local_path(path: str) -> str:

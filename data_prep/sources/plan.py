@@ -21,15 +21,20 @@ def check_sources(sources: Sequence[SourceSpec]) -> None:
     """Raises `DataError` for what can be seen to be wrong before anything is read."""
     if not sources:
         raise DataError("no source was given; name at least one folder, Git repository or table")
+    check_names([spec.name for spec in sources])
     for spec in sources:
-        if not _NAME.fullmatch(spec.name):
-            raise DataError(f"source name {spec.name!r}: use letters, digits, '.', '_' and '-' only")
         is_folder = _is_folder(spec)
         if spec.kind not in ("auto", *_KINDS):
             raise DataError(f"source {spec.name}: kind {spec.kind!r} is none of auto, {', '.join(_KINDS)}")
         if spec.kind in ("folders", "folder", "git") and not is_folder:
             raise DataError(f"source {spec.name}: {spec.path} is not a folder, as kind {spec.kind!r} needs")
-    names = [spec.name for spec in sources]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises `DataError` for names of sources that cannot be those of files, or are there twice."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise DataError(f"source name {name!r}: use letters, digits, '.', '_' and '-' only")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"two sources are named {repeated[0]!r}; give each a name of its own")
 

@@ -433,6 +433,14 @@ def test_sources_of_a_corpus_are_named_in_every_run(tmp_path, repo, run, samples
         run()
 
 
+@pytest.mark.parametrize("name", ["", "..", "../out", "ann/tool", "a b"])
+def test_names_of_sources_are_those_of_files(tmp_path, repo, run, name):
+    repo.commit("Start", a_py=b"a = 1\n")
+    with pytest.raises(DataError, match=r"source name .* use letters, digits"):
+        run(sources=[CommitSource(str(tmp_path / "repos"), name)])
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_documents_of_code_are_not_mixed_with_commits(tmp_path, repo, run, take, files):
     repo.commit("Start", a_py=b"a = 1\n")
     take(files(tmp_path / "plain", {"b.py": "b = 1\n"}), "folder")
