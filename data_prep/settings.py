@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from data_prep.errors import DataError
 
@@ -35,7 +36,17 @@ def load_settings(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise DataError(f"{path or step}: {in_words(error, model)}") from None
+        where = step if path is None or _is_in(first_error(error)["loc"], overrides or {}) else path
+        raise DataError(f"{where}: {in_words(error, model)}") from None
+
+
+def _is_in(place: tuple[str | int, ...], values: Mapping[str, Any]) -> bool:
+    """Whether values say something at a place."""
+    for part in place:
+        if not isinstance(values, Mapping) or part not in values:
+            return bool(place) and not isinstance(values, Mapping)
+        values = values[part]
+    return bool(place)
 
 
 def read_mapping(path: Path, model: type[BaseModel]) -> dict[str, Any]:
@@ -59,22 +70,28 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
+def first_error(error: ValidationError) -> ErrorDetails:
+    """The one to tell of. A key that is lacking may be there under a name that is misspelt: then it is that."""
+    return min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+
+
 def in_words(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, in a line: where, what, and what would be right."""
-    # A key that is lacking may be there under a name that is misspelt: then that is what is wrong.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where, name = ".".join(map(str, first["loc"])) or "settings", str(first["loc"][-1]) if first["loc"] else ""
+    first = first_error(error)
+    where, name = ".".join(map(str, first["loc"])), str(first["loc"][-1]) if first["loc"] else ""
     fields = dict(_fields(model))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, fields, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_siblings(model, first['loc']))}"
+        known = _siblings(model, first["loc"])
+        near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name, fields, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"there is no key {where!r}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
+    # Nobody writes a tuple in YAML.
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
     if first["type"] == "missing":
         said = fields[name].description if name in fields else None
         return f"{where} is needed" + (f": {said}" if said else "")
     shown = not isinstance(first["input"], Mapping) and (fields[name].repr if name in fields else True)
-    return f"{where}: {message}" + (f" (got {first['input']!r})" if shown else "")
+    return (f"{where}: " if where else "") + message + (f" (got {first['input']!r})" if shown else "")
 
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

@@ -19,6 +19,7 @@ from data_prep.shards import (
     fingerprint,
     finished_manifest,
     lock_directory,
+    remove_shard,
     run_shards,
     write_json,
     write_shard,
@@ -41,8 +42,9 @@ def write_needles(
 ) -> dict[str, Any]:
     """Writes `needle-LENGTH.jsonl` for each length, `haystack.parquet`, and `needle.json`, which is returned.
 
-    Lengths that are there and up to date are left alone. Bytes depend neither on workers nor on how the corpus is cut
-    into shards. Raises `DataError` where the corpus has not enough code, naming how much is needed.
+    Lengths that are there and up to date are left alone; those that are no longer asked for are removed. Bytes depend
+    neither on workers nor on how the corpus is cut into shards. Raises `DataError` where the corpus has not enough
+    code, naming how much is needed.
     """
     corpus, out = as_path(corpus), as_path(out)
     chosen = read_selection(corpus, selection)
@@ -69,6 +71,9 @@ def write_needles(
         manifests = run_shards(tasks, workers, progress, "needles", engine)
         summary = _summary(settings, chosen, encoder, about, tasks, manifests)
         write_json(out / "needle.json", summary)
+        for path in out.glob("needle-*.jsonl"):  # of an earlier run, with other settings
+            if path.name not in summary["files"]:
+                remove_shard(path)
     return summary
 
 

@@ -233,7 +233,8 @@ def test_an_answer_that_does_not_fit_is_refused(encoder: Encoder) -> None:
         ({"length": [1]}, "there is no key 'length'; did you mean 'lengths'?"),
         ({"depths": [0, 101]}, "depths are percent"),
         ({"depths": [5, 5]}, "each of them once"),
-        ({"lengths": [200]}, "lengths must be at least 272"),
+        ({"lengths": 600}, "needle: lengths: Input should be a valid list (got 600)"),
+        ({"lengths": [200]}, "needle: lengths must be at least 272"),
         ({"languages": ["Cobol"]}, "no needle is known for Cobol"),
     ],
 )
@@ -241,6 +242,28 @@ def test_settings_that_are_wrong(values: dict, message: str) -> None:
     with pytest.raises(DataError) as refusal:
         load_settings(NeedleSettings, "needle", None, values)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_what_is_wrong_is_said_to_be_where_it_stands(tmp_path: Path) -> None:
+    config = tmp_path / "needle.yaml"
+    config.write_text("samples: 0\n")
+    for overrides, message in (
+        ({"lengths": [600]}, f"{config}: samples"),
+        ({"samples": -1}, "needle: samples"),
+        ({"sample": 1}, "needle: there is no key 'sample'"),
+    ):
+        with pytest.raises(DataError) as refusal:
+            load_settings(NeedleSettings, "needle", config, overrides)
+        assert str(refusal.value).startswith(message)
+
+
+def test_a_length_that_is_no_longer_asked_for_goes(
+    corpus: Path, real_tokenizers: dict[str, Path], tmp_path: Path
+) -> None:
+    for lengths in ((600, 700), (700, 800)):
+        settings_ = NeedleSettings(lengths=lengths, depths=(50,), samples=1)
+        about = write_needles(corpus, tmp_path / "out", "main", real_tokenizers["byte_bpe"], settings_, 1)
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.jsonl")) == sorted(about["files"])
 
 
 def test_a_larger_grid_has_the_prompts_of_a_smaller_one(
