@@ -73,13 +73,20 @@ def _phase(phase: Phase, config: MixtureConfig, found: Mapping[str, Sequence[Bui
             rates = ", ".join(f"{rate:g}" for rate in sorted({build.rate for build in found[name]}))
             problems.append(
                 f"phase {phase.name}: {name} is wanted with fill-in-the-middle at rate {entry.rate:g}, and its builds "
-                f"have {rates}; make some: {_command(found[name], entry.rate, math.ceil(wanted.epochs or 1))}"
+                f"have {rates}; {_way_out(name, found[name], entry.rate, math.ceil(wanted.epochs or 1))}"
             )
         entries.append(entry)
     planned = PhasePlan(phase.name, phase.tokens or 0, entries)
     if all(entry.epoch_tokens for entry in entries):
         _share_out(planned, phase, problems)
     return planned
+
+
+def _way_out(name: str, builds: Sequence[Build], rate: float, epochs: int) -> str:
+    """What to do where no build has the rate."""
+    if any(build.on_target for build in builds):
+        return f"documents with targets are not split: say fim: 0 for category {name}"
+    return f"make some: {_command(builds, rate, epochs)}"
 
 
 def _share_out(planned: PhasePlan, phase: Phase, problems: list[str]) -> None:

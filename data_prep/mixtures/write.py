@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich import box
 from rich.table import Table
 
 from data_prep.mixtures.builds import Build
@@ -94,11 +95,12 @@ def _builds(phases: Sequence[PhasePlan]) -> list[Build]:
 
 
 def table_of(planned: Plan) -> Table:
-    table = Table(title="Mixtures", title_justify="left", title_style="bold")
-    table.add_column("phase")
-    table.add_column("category")
+    # Names and numbers stay whole in a narrow terminal; what has words between is what gives way.
+    table = Table(title="Mixtures", title_justify="left", title_style="bold", box=box.SIMPLE, padding=0, pad_edge=True)
+    for name in ("phase", "category"):
+        table.add_column(name, no_wrap=True)
     for name in ("wanted", "tokens", "share", "epochs", "in all", "infilling", "builds"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name not in ("wanted", "infilling", "builds"), overflow="fold")
     for phase in planned.phases:
         table.add_section()
         for number, entry in enumerate(phase.entries):
@@ -107,15 +109,25 @@ def table_of(planned: Plan) -> Table:
                 phase.name if number == 0 else "",
                 entry.category,
                 _wanted(entry),
-                f"{entry.tokens:,}",
-                f"{100 * entry.share:.1f} %",
-                f"{entry.epochs:.2f}",
-                f"{entry.before + entry.epochs:.2f}",
+                *(_amounts(entry) if entry.tokens else "––––"),
                 f"{entry.rate:g}",
                 f"{len(entry.builds)}{missing}",
             )
         table.add_row("", "[bold]all[/bold]", "", f"[bold]{phase.tokens:,}[/bold]", "", "", "", "", "")
     return table
+
+
+def _amounts(entry: Entry) -> list[str]:
+    return [
+        f"{entry.tokens:,}",
+        f"{100 * entry.share:.1f} %",
+        _passes(entry.epochs),
+        _passes(entry.before + entry.epochs),
+    ]
+
+
+def _passes(epochs: float) -> str:
+    return f"{epochs:.2f}" if epochs >= 0.1 else f"{epochs:.2g}"
 
 
 def _wanted(entry: Entry) -> str:

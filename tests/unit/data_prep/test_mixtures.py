@@ -1,5 +1,6 @@
 """Mixtures: blends that a recipe takes as they are, and refusals of what does not add up."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from data_prep.build import build
@@ -15,7 +17,7 @@ from data_prep.errors import DataError
 from data_prep.mixtures.builds import Build, find_builds
 from data_prep.mixtures.plan import TOLERANCE, plan
 from data_prep.mixtures.settings import MixtureConfig, load_config
-from data_prep.mixtures.write import blend_of
+from data_prep.mixtures.write import blend_of, table_of
 from data_prep.select import SelectionConfig, select
 from megatron_seed.config.load import dump_recipe, load_recipe
 from megatron_seed.data.held_out import check_data
@@ -200,6 +202,11 @@ ONE = {"name": "p", "tokens": 1000, "blend": {"a": {"share": 1}}}
             "its builds have 0.1; make some",
         ),
         (
+            config_of([ONE | {"fim": 0.5}]),
+            {"a": [a_build(on_target=True)]},
+            "its builds have 0; documents with targets are not split: say fim: 0 for category a",
+        ),
+        (
             config_of([ONE | {"blend": {"a": {"share": 0.5}}}]),
             {"a": [a_build()]},
             "500 of 1,000 tokens (a 500)",
@@ -257,6 +264,23 @@ def test_a_config_that_is_wrong_is_refused_by_its_key(tmp_path: Path, text: str,
     with pytest.raises(DataError) as refusal:
         load_config(path)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_names_are_whole_in_a_narrow_terminal_and_small_numbers_are_not_nought() -> None:
+    phases = [{"name": "long_context", "tokens": 5, "blend": {"github": {}, "repositories": {"share": 0.5}}}]
+    found = {"github": [a_build(tokens=600)], "repositories": [a_build(tokens=600, name="r")]}
+    console = Console(width=80, file=io.StringIO())
+    console.print(table_of(plan(config_of([phases[0] | {"fill": "github"}], *found), found)))
+    lines = console.file.getvalue().splitlines()
+    (row,) = [line for line in lines if "repositories" in line]
+    assert "0.0033" in row and any("long_context" in line for line in lines) and max(map(len, lines)) <= 80
+
+
+def test_what_cannot_be_computed_is_not_shown_as_nought() -> None:
+    console = Console(width=80, file=io.StringIO())
+    console.print(table_of(plan(config_of([ONE | {"fim": 0.5}]), {"a": [a_build()]})))
+    (row,) = [line for line in console.file.getvalue().splitlines() if "100 %" in line]
+    assert row.split() == ["p", "a", "100", "%", *"––––", "0.5", "0", "(+", "1", "missing)"]
 
 
 def test_tokens_may_be_written_with_an_exponent(tmp_path: Path) -> None:
