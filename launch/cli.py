@@ -65,3 +65,8 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"megatron-seed: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "botocore":  # no credentials, no connection, no such bucket
+            raise
+        print(f"megatron-seed: object store: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -65,6 +65,8 @@ def show_samples(
     if recipe.tokenizer is None:
         raise SeedError(f"{recipe.name}: names no tokenizer to decode its builds with: tokenizer=DIRECTORY")
     encoder = Encoder.load(recipe.tokenizer)
+    if max(numbers) >= (samples := _samples(phase, 0)):
+        raise SeedError(f"{recipe.name}: phase {phase.name} has samples 0 to {samples - 1:,}, and no {max(numbers):,}")
     cursors, size = _cursors_at(recipe, phase), recipe.model.vocab_size
     data = phase_data(recipe).open(phase, recipe.seed, size, cursors, order_cache=recipe.order_cache)
     with ExitStack() as stack:

@@ -89,11 +89,16 @@ def table_of_builds(folder: Path) -> Table:
     """The builds in a folder."""
     table = Table(title=f"Builds in {folder}", title_justify="left", title_style="bold")
     table.add_column("build", overflow="fold")
-    for name in ("split", "documents", "tokens", "infilling", "epoch"):
+    manifests = {prefix.name: read_manifest(prefix) for prefix in builds_in(folder)}
+    on_target = any("loss" in manifest for manifest in manifests.values())
+    for name in ("split", "documents", "tokens", *(["with loss"] if on_target else []), "infilling", "epoch"):
         table.add_column(name, justify="right")
-    for prefix in builds_in(folder):
-        manifest = read_manifest(prefix)
+    for name, manifest in manifests.items():
         fim = manifest.get("fim", {})
-        cells = [manifest.get("split", ""), *(f"{manifest[key]:,}" for key in ("documents", "tokens") if manifest)]
-        table.add_row(prefix.name, *cells, f"{fim['rate']:g}" if fim else "not declared", str(fim.get("epoch", "")))
+        counts = [manifest.get("documents"), manifest.get("tokens")]
+        if on_target:
+            counts.append(manifest.get("loss", manifest).get("tokens"))
+        cells = ["" if count is None else f"{count:,}" for count in counts]
+        rate = f"{fim['rate']:g}" if fim else "not declared"
+        table.add_row(name, manifest.get("split", ""), *cells, rate, str(fim.get("epoch", "")))
     return table

@@ -51,6 +51,8 @@ def inspect(
     given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
     path = as_path(place)
     if not is_build(path):
+        if not (path / "documents").is_dir():
+            raise DataError(f"{place}: neither a corpus nor a build{_below(path)}")
         _refuse(given - _CORPUS_OPTIONS, f"{place} is no build")
         _inspect_corpus(path, selection, as_json, Console())
         return
@@ -75,6 +77,17 @@ def _refuse(options: set[str], why: str) -> None:
     if options - {"place"}:
         names = ", ".join(f"--{_NAMES.get(name, name)}" for name in sorted(options - {"place"}))
         raise DataError(f"{why}; {names} cannot be used with it")
+
+
+def _below(path: Path) -> str:
+    """What may have been meant: the folders of builds in a folder."""
+    from data_prep.inspect.reader import builds_in
+    from data_prep.storage import is_remote
+
+    if is_remote(path) or not path.is_dir():
+        return ""
+    found = [str(folder) for folder in sorted(path.iterdir()) if folder.is_dir() and builds_in(folder)]
+    return f"; builds are in {', '.join(found)}" if found else ""
 
 
 def _inspect_corpus(corpus: Path, selection: str | None, as_json: bool, console: Console) -> None:

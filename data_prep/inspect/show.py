@@ -20,7 +20,7 @@ KINDS = {
     "suffix": ("cyan", "suffix of a document split for infilling"),
     "prefix": ("green", "its prefix"),
     "middle": ("bold magenta", "its middle, which is to be filled in"),
-    "special": ("reverse", "special token"),
+    "special": ("reverse", "token that is no text"),
 }
 """Kind of stretch -> its style in a terminal, and what it is. Plain text has none."""
 CONTEXT = ("dim", "only given: no loss on it")
@@ -47,7 +47,8 @@ class Shown:
 
 def print_shown(console: Console, shown: Sequence[Shown], with_ids: bool = False) -> None:
     """Prints a legend and the documents, each below a line that says what it is; no text can act on the terminal."""
-    console.print(_legend(shown))
+    if console.is_terminal:  # elsewhere there are no colours
+        console.print(_legend(shown))
     for one in shown:
         if one.is_new_sequence:
             console.print(Rule(characters="═", style="bold"))
@@ -59,7 +60,7 @@ def print_shown(console: Console, shown: Sequence[Shown], with_ids: bool = False
 def _legend(shown: Sequence[Shown]) -> Text:
     text = Text("colours: ")
     for name, (style, meaning) in _met(shown).items():
-        text.append(name, style=style).append(f" {meaning}; ")
+        text.append(name, style=style).append(f" ({meaning}); ")
     text.append("⋯ tokens left out ⋯", style="italic")
     return text
 

@@ -139,6 +139,15 @@ def commands(group: click.Group, name: tuple[str, ...] = ()) -> Iterator[tuple[s
 COMMANDS = sorted(commands(typer.main.get_command(cli.app)))
 
 
+def test_what_an_object_store_refuses_is_said_in_one_line(console: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nowhere")
+    code, said = console("data", "inspect", "s3://bucket/corpus")
+    assert code == 2 and said == "megatron-seed: object store: Unable to locate credentials\n"
+
+
 def test_the_commands_are_those_that_the_documentation_names() -> None:
     assert {("train",), ("generate",), ("quickstart",), ("hf", "export"), ("hf", "import"), ("hf", "verify")} <= set(
         COMMANDS

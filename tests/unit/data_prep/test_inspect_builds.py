@@ -223,6 +223,19 @@ def test_a_folder_of_builds_is_listed(built: Path, tmp_path: Path) -> None:
     assert not is_build(tmp_path / "corpus") and not is_build(tmp_path / "nowhere")
 
 
+def test_tokens_with_loss_are_listed_where_some_have_none(built: Path) -> None:
+    assert "with loss" not in run(built.parent)
+    manifest = json.loads(Path(f"{built}.manifest.json").read_text())
+    Path(f"{built}-target.idx").touch()
+    Path(f"{built}-target.manifest.json").write_text(json.dumps(manifest | {"loss": {"on": "target", "tokens": 1234}}))
+    lines = [line for line in run(built.parent).splitlines() if "train-" in line]
+    assert [line.count(f"{manifest['tokens']:,}") for line in lines] == [2, 1] and "1,234" in lines[1]
+
+
+def test_without_colours_there_is_no_legend_of_them(built: Path, tokenizers: dict[str, Path]) -> None:
+    assert "colours" not in run(built, "--tokenizer", tokenizers["byte_bpe"])
+
+
 def test_refusals(built: Path, tokenizers: dict[str, Path], tmp_path: Path) -> None:
     tokenizer = tokenizers["byte_bpe"]
     for arguments, message in (
@@ -233,6 +246,8 @@ def test_refusals(built: Path, tokenizers: dict[str, Path], tmp_path: Path) -> N
         ((built, "--tokenizer", tokenizers["sentencepiece"]), "was made with another tokenizer"),
         ((built, "--tokenizer", tokenizer, "--document", 999), "has documents 0 to"),
         ((f"{tmp_path}/none.bin", "--tokenizer", tokenizer), "No such file"),
+        ((tmp_path / "none",), "none: neither a corpus nor a build"),
+        ((tmp_path,), f"neither a corpus nor a build; builds are in {built.parent}"),
     ):
         with pytest.raises(DataError) as refusal:
             run(*arguments)

@@ -123,6 +123,8 @@ def test_refusals(recipe_of: Callable[..., Recipe], tmp_path: Path) -> None:
     path.write_text(dump_recipe(recipe_of()))
     result = CliRunner().invoke(app, ["data", "sample", str(path), "--phase", "r"])
     assert "no phase 'r'; its phases: p, q" in str(result.exception)
+    result = CliRunner().invoke(app, ["data", "sample", str(path), "--sample", "24"])
+    assert "n: phase p has samples 0 to 23, and no 24" in str(result.exception)
 
 
 def test_tokens_without_loss_are_those_that_training_does_not_count(recipe_of: Callable[..., Recipe]) -> None:
