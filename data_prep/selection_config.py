@@ -1,12 +1,10 @@
 """What a selection is asked for: rules, languages, held-out side, redaction."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ValidationError, field_validator, model_validator
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
@@ -14,13 +12,11 @@ from data_prep.selection_rules import (
     DEFAULT_RULES,
     VARIANTS,
     Condition,
-    Lowest,
     Rule,
-    Sample,
-    Threshold,
     check_languages,
     condition,
 )
+from data_prep.settings import Settings, in_words, read_mapping
 
 LANGUAGE_RULE = "language"
 UNSEARCHED_RULE = "not_searched_for_secrets"
@@ -28,7 +24,7 @@ BOTH_SPLITS_RULE = "in_both_splits"
 REDACTED_KINDS = ("email", "private_key", "key", "password")
 
 
-class SelectionConfig(BaseModel):
+class SelectionConfig(Settings):
     """Rules in their order, the languages to keep (None: all), what is held out, and what is redacted.
 
     `variant` puts rules before the others (Seed-Coder report, section 2.2.1): `file` drops files that are duplicates of
@@ -37,7 +33,6 @@ class SelectionConfig(BaseModel):
     and `DEFAULT_RULES`; with `rules` but no `variant`, those rules and no others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     variant: Literal["file", "repository"] | None = None
     rules: tuple[Rule, ...] = ()
     languages: Annotated[tuple[str, ...], AfterValidator(check_languages)] | None = None
@@ -96,14 +91,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
     Raises `DataError` naming the key that is wrong.
     """
-    values: dict[str, Any] = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with variant, rules, languages and held_out is expected")
+    values = read_mapping(path, SelectionConfig) if path else {}
     changes = dict(overrides or {})
     if rules := changes.pop("rules", None):
         if "rules" not in values:
@@ -114,16 +102,4 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     try:
         return SelectionConfig.model_validate(values | changes)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what is lacking may be misspelt
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path or 'selection'}: {where}: {_in_words(first)}") from None
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    if error["type"] != "extra_forbidden":
-        return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    known = [
-        name for model in (SelectionConfig, Rule, Threshold, Lowest, Sample, HeldOut) for name in model.model_fields
-    ]
-    near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
-    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
+        raise DataError(f"{path or 'selection'}: {in_words(error, SelectionConfig)}") from None

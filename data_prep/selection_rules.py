@@ -14,10 +14,11 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import duckdb
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data_prep.held_out import hash_below
 from data_prep.languages import LANGUAGES
+from data_prep.settings import Settings
 
 FUNCTION_REFERENCE = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
@@ -45,11 +46,7 @@ Key = Annotated[str, BeforeValidator(_as_text)]
 _LANGUAGE = "language"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Threshold(_Strict):
+class Threshold(Settings):
     """A number for each value of `by`; documents of values without one are not judged.
 
     `languages: {...}` is short for `by: language, values: {...}`.
@@ -83,7 +80,7 @@ class Threshold(_Strict):
         return f"{self.of} {comparison} {self.numbers.text(_plain)}"
 
 
-class Lowest(_Strict):
+class Lowest(Settings):
     """Of n documents that have the number and that no rule before drops, the floor(share x n) with the lowest.
 
     Among equal numbers the first by id, which is a hash of where the document is from, so it says nothing of the text.
@@ -119,7 +116,7 @@ class Lowest(_Strict):
         return f"lowest {_percent(self.share)} of {self.of}{each}{f' ({named})' if named else ''}"
 
 
-class Sample(_Strict):
+class Sample(Settings):
     """Keeps documents whose hash, read as a fraction of 1, is under the rate of their value of `by`.
 
     The hash is the SHA-256 of "<seed>:<id>", so whether a document is kept depends on nothing else in the corpus, and
@@ -186,7 +183,7 @@ def _check_keys(by: str | None, name: str, values: Mapping[str, Any], named: str
         check_languages(values)
 
 
-class Rule(_Strict):
+class Rule(Settings):
     """Exactly one of `drop`, `below`, `above`, `lowest`, `sample`, `function` says which documents are dropped."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")

@@ -3,29 +3,23 @@
 Conditions are SQL over documents' columns and `annotation.column`s, as in a selection.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_prep.classify.model import ModelSettings
 from data_prep.classify.preparation import TextSettings
-from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
+from data_prep.settings import Settings, load_settings
 
 Sql = Annotated[str, Field(min_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 MOST_ROUNDS = 20
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Threshold(_Settings):
+class Threshold(Settings):
     """Where the probabilities of a source are cut, anew in each round: exactly one of these."""
 
     share: float | None = Field(None, gt=0, lt=1)
@@ -41,7 +35,7 @@ class Threshold(_Settings):
         return self
 
 
-class HardNegatives(_Settings):
+class HardNegatives(Settings):
     """Documents that look good to one measure and are not wanted. Seeds are never among them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.\- ]+$")
@@ -53,7 +47,7 @@ class HardNegatives(_Settings):
     """At most so many for each positive. Ours."""
 
 
-class NewPositives(_Settings):
+class NewPositives(Settings):
     """What a round adds to the positives of the next: recalled, at least so probable, and where this is true."""
 
     where: Sql = "quality.score >= 7"
@@ -69,7 +63,7 @@ HARD_NEGATIVES = (
 """The kinds are the report's (section 2.2.4), the scores ours."""
 
 
-class Source(_Settings):
+class Source(Settings):
     """A part of the corpus with seeds of its own (Seed-Coder report, section 2.2.4). Sources may overlap.
 
     What is not given here is as it is for all.
@@ -104,7 +98,7 @@ class Classifier(ModelSettings):
     word_ngrams: int = Field(2, ge=1, le=8)
 
 
-class SubsetConfig(_Settings):
+class SubsetConfig(Settings):
     """Two or three rounds and about 100,000 seeds for each source are the report's; other values are ours."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -155,34 +149,4 @@ def _unique(what: str, named: Iterable[Any] | None) -> Any:
 
 def load_config(path: Path) -> SubsetConfig:
     """The configuration in a YAML file. Raises `DataError` naming the key that is wrong."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: a mapping with sources is expected (examples/high_quality.yaml is one)")
-    try:
-        return SubsetConfig.model_validate(values)
-    except ValidationError as error:
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what is lacking may be misspelt
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {_in_words(first)}") from None
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    if error["type"] != "extra_forbidden":
-        return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    *_, section = ("", *(part for part in error["loc"][:-1] if part in _SECTIONS))
-    near = difflib.get_close_matches(str(error["loc"][-1]), _SECTIONS[section].model_fields, 1)
-    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
-
-
-_SECTIONS: Mapping[Any, type[BaseModel]] = {
-    "": SubsetConfig,
-    "sources": Source,
-    "threshold": Threshold,
-    "hard_negatives": HardNegatives,
-    "new_positives": NewPositives,
-    "validation": HeldOut,
-    "classifier": Classifier,
-    "text": TextSettings,
-}
+    return load_settings(SubsetConfig, "subset", path)

@@ -1,14 +1,12 @@
 """What a run over web archives is asked for."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from data_prep.errors import DataError
+from data_prep.settings import Settings, load_settings
 
 # Laid out as it stands by a style sheet: Doxygen, GitHub; and what HTML had before `pre`.
 PREFORMATTED = ("div.fragment", "td.blob-code", "xmp")
@@ -20,11 +18,7 @@ SKIPPED = (
 )  # fmt: skip
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RecordSettings(_Settings):
+class RecordSettings(Settings):
     """Which records are taken. The values are ours."""
 
     max_html_bytes: int = Field(4 << 20, ge=1)
@@ -38,7 +32,7 @@ class RecordSettings(_Settings):
     """Address space of the process that reads pages; one that needs more is dropped."""
 
 
-class ExtractionSettings(_Settings):
+class ExtractionSettings(Settings):
     """How text is taken out of HTML. The values are ours."""
 
     main_content: bool = True
@@ -55,7 +49,7 @@ class ExtractionSettings(_Settings):
     """CSS selectors of elements that are left out."""
 
 
-class WebConfig(_Settings):
+class WebConfig(Settings):
     records: RecordSettings = RecordSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     part_bytes: int = Field(1 << 30, ge=1 << 10)
@@ -71,29 +65,4 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
     Raises `DataError` naming the key that is wrong.
     """
-    values: Any = {}
-    if path:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-        values = {} if values is None else values
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: a mapping with {', '.join(WebConfig.model_fields)} is expected")
-    for key, value in (overrides or {}).items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, Mapping) else value
-    try:
-        return WebConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path or 'web'}: {where}: {_in_words(first)}") from None
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    if error["type"] != "extra_forbidden":
-        return f"{error['msg']} (got {error['input']!r})"
-    models = (WebConfig, RecordSettings, ExtractionSettings)
-    known = [name for model in models for name in model.model_fields]
-    near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
-    return f"there is no such key; did you mean {near[0]!r}?" if near else "there is no such key here"
+    return load_settings(WebConfig, "web", path, overrides)

@@ -293,7 +293,7 @@ def test_rules_are_read_from_yaml(tmp_path):
         ("{name: a, below: {of: x, by: language, values: {Pyton: 2}}}", "did you mean 'Python'"),
         ("{name: a, below: {of: x, by: y, values: {b: 2}, languages: {C: 2}}}", "is short for"),
         ("{name: a, below: {of: x, by: y, valeus: {b: 2}}}", "did you mean 'values'"),
-        ("{name: a, sample: {by: y, rates: {b: 2}}}", "rules.0.sample.rate: "),
+        ("{name: a, sample: {by: y, rates: {b: 2}}}", "rules.0.sample.rate "),
         ("{name: a, sample: {rate: 1.1}}", "rules.0.sample.rate"),
         ("{name: a, sample: {rate: 0.5, rates: {b: 0.2}}}", "rates needs `by`"),
         ("{name: a, sample: {rate: 0.5, by: y}}", "`by` needs rates"),

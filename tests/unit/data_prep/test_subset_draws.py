@@ -135,7 +135,7 @@ def test_without_good_documents_there_is_no_threshold_by_recall(tmp_path):
 
 BAD = [
     ({"sources": [{"name": "a", "seed": "true"}]}, "did you mean 'seeds'"),
-    ({"sources": [{"name": "a"}]}, "sources.0.seeds: Field required"),
+    ({"sources": [{"name": "a"}]}, "sources.0.seeds is needed"),
     ({"sources": [{"name": "A b", "seeds": "true"}]}, "sources.0.name"),
     ({"sources": []}, "sources"),
     ({"sources": [{"name": "a", "seeds": "true"}] * 2}, "must be distinct"),

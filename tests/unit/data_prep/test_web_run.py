@@ -323,8 +323,8 @@ def test_errors_say_what_to_do(warcs, run, tmp_path, take, files):
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"record": {}}, "record: there is no such key; did you mean 'records'"),
-        ({"records": {"timeout": 1}}, "records.timeout: there is no such key; did you mean 'timeout_s'"),
+        ({"record": {}}, "there is no key 'record'; did you mean 'records'"),
+        ({"records": {"timeout": 1}}, "there is no key 'records.timeout'; did you mean 'timeout_s'"),
         ({"part_bytes": 0}, "part_bytes: Input should be greater than or equal to 1024"),
     ],
 )
