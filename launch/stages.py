@@ -52,13 +52,10 @@ class Stages:
             if not same and goes_on_in.exists():
                 self._say(f"{goes_on_in} was made from other inputs: moved to {move_aside(goes_on_in)}")
             self._record(name, {"inputs": key})
-        began, cpu_began = time.monotonic(), _cpu_seconds()
+        began = time.monotonic()
         # As a later run would read it, tuples as lists and so on.
         result = json.loads(json.dumps(function()))
-        taken = {"seconds": time.monotonic() - began, "cpu_seconds": _cpu_seconds() - cpu_began}
-        self._record(
-            name, {"inputs": key, "result": result, **{what: round(value, 2) for what, value in taken.items()}}
-        )
+        self._record(name, {"inputs": key, "result": result, "seconds": round(time.monotonic() - began, 2)})
         return result
 
     def key(self, name: str) -> str:
@@ -67,10 +64,6 @@ class Stages:
 
     def seconds(self) -> dict[str, float]:
         return {name: record["seconds"] for name, record in self.records.items() if "seconds" in record}
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """Of this process and those that it started and that have ended."""
-        return {name: record["cpu_seconds"] for name, record in self.records.items() if "cpu_seconds" in record}
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
@@ -95,11 +88,6 @@ class Stages:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _cpu_seconds() -> float:
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
 
 
 def move_aside(path: Path) -> Path:
