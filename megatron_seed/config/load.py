@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -60,7 +60,7 @@ def parse_recipe(values: Mapping[str, Any], where: str, lines: Mapping[Key, int]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise SeedError("; ".join(_explain(item, where, lines or {}) for item in error.errors())) from error
+        raise SeedError("; ".join(_explain(item, where, lines or {}) for item in _told(error))) from error
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -113,7 +113,7 @@ def _read_blend(path: Path, phase: int) -> Any:
         TypeAdapter(tuple[SourceConfig, ...]).validate_python(blend)
     except ValidationError as error:
         lines = {("phases", phase, "blend", *key): line for key, line in _lines(text).items()}
-        found = [{**item, "loc": ("phases", phase, "blend", *item["loc"])} for item in error.errors()]
+        found = [{**item, "loc": ("phases", phase, "blend", *item["loc"])} for item in _told(error)]
         raise SeedError("; ".join(_explain(item, str(path), lines) for item in found)) from error
     return blend
 
@@ -182,6 +182,14 @@ def _lines(text: str) -> dict[Key, int]:
 
     walk(yaml.compose(text), ())
     return found
+
+
+def _told(error: ValidationError) -> Iterator[Mapping[str, Any]]:
+    """The errors, but for lists that are too short because what stands in them is wrong."""
+    within = {one["loc"][:size] for one in error.errors() for size in range(len(one["loc"]))}
+    for one in error.errors():
+        if one["type"] != "too_short" or one["loc"] not in within:
+            yield one
 
 
 def _explain(error: Mapping[str, Any], where: str, lines: Mapping[Key, int]) -> str:

@@ -78,6 +78,15 @@ def test_refusals(recipe_file: Callable[[str], Path], text: str, overrides: list
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("override", ["loss=nix", "losss=target"])
+def test_a_wrong_source_is_not_said_to_make_a_list_too_short(recipe_file: Callable[[str], Path], override: str) -> None:
+    with pytest.raises(SeedError) as refusal:
+        load_recipe(recipe_file(RECIPE), [f"phases.0.blend.0.{override}"])
+    assert "phases.0.blend.0.los" in str(refusal.value) and ";" not in str(refusal.value).replace("; did you", "")
+    with pytest.raises(SeedError, match=r"phases\.0\.blend: .* at least 1 item"):
+        load_recipe(recipe_file(RECIPE), ["phases.0.blend=[]"])
+
+
 def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(SeedError, match="no recipe file nowhere"):
         load_recipe("nowhere")
