@@ -136,7 +136,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     recalled = report["recalled"]
     lines = [
         f"subset {report['name']}: {count(recalled['documents'])} of {count(report['documents'])} documents "
-        f"({recalled['size_bytes'] / 1e6:,.2f} MB), {count(recalled['seeds'])} of them seeds"
+        f"({recalled['size_bytes'] / 1e6:,.2f} MB); {count(recalled['seeds'])} positives were trained on"
     ]
     for source in report["sources"]:
         lines.append(f"  {source['name']}: {count(source['documents'])} documents")
