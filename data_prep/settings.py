@@ -84,6 +84,8 @@ def in_words(error: ValidationError, model: type[BaseModel]) -> str:
         known = _siblings(model, first["loc"])
         near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name, fields, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        if near and near[0] == name:
+            hint = f"it is a key of another section; here: {', '.join(known)}"
         return f"there is no key {where!r}; {hint}"
     # Nobody writes a tuple in YAML.
     message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")

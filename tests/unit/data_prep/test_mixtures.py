@@ -243,6 +243,7 @@ def test_what_does_not_add_up_is_a_problem(config: MixtureConfig, found: dict, m
         ("a: [", "no YAML"),
         ("- a", "a mapping with categories, phases is expected"),
         (ONE_CATEGORY, "phases is needed"),
+        ("{categories: {}, phases: [], max_epochs: 1}", "a key of another section; here: categories, phases"),
         ("{categories: {a: {builds: x, fimm: 0}}, phases: []}", "no key 'categories.a.fimm'; did you mean 'fim'?"),
         (
             f"{ONE_CATEGORY}\nphases: [{{name: p, blend: {{a: {{epoch: 1}}}}}}]",
