@@ -92,7 +92,7 @@ def hash_of(*parts):
 
 
 def test_what_is_wrong_is_a_data_error(tmp_path, root):
-    with pytest.raises(DataError, match="there is no corpus"):
+    with pytest.raises(DataError, match="neither a corpus nor a build"):
         run("inspect", tmp_path / "corpus")
     with pytest.raises(DataError, match="KEY=VALUE"):
         run("select", tmp_path / "corpus", "--rule", "no-sql")
