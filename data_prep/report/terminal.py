@@ -47,7 +47,8 @@ def _drops(report: dict[str, Any]) -> Table:
     table = _table("Dropped on import", "reason", "count", "MB", "what that is", "for example")
     for reason, drop in sorted(report["import"]["drops"].items(), key=lambda item: -item[1]["count"]):
         example = drop["examples"][0] if drop["examples"] else ""
-        table.add_row(reason, f"{drop['count']:,}", _megabytes(drop["size_bytes"]), drop["meaning"], example)
+        megabytes = _megabytes(drop["size_bytes"]) if drop["size_bytes"] else "–"
+        table.add_row(reason, f"{drop['count']:,}", megabytes, drop["meaning"], example)
     return table
 
 

@@ -73,7 +73,7 @@ def below_cap(steps: list[Step]) -> list[Step]:
 
 def _import_drop(reason: str, drop: dict[str, Any], start: int) -> Step:
     label = LABELS.get(reason, reason.replace("_", " "))
-    amounts = (drop["count"], drop["size_bytes"], start)
+    amounts = (drop["count"], drop["size_bytes"] or None, start)  # 0: not measured, or nothing in it
     return Step(label, "drop", *amounts, drop.get("meaning", ""), examples=drop.get("examples") or ())
 
 
