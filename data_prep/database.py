@@ -1,6 +1,8 @@
 """DuckDB over the shards of a corpus: bounded memory, spilling beside the corpus, nothing read from the network."""
 
 import contextlib
+import difflib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +11,20 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.documents import METADATA_COLUMNS
 from data_prep.errors import DataError
 from data_prep.shards import read_manifest
 from data_prep.storage import each, is_remote, open_parquet, read_parquet, read_parquet_schema, scratch_folder
 
 WORK_FOLDER = ".work"
+_MADE_BY = {
+    **dict.fromkeys(("exact_dedup", "near_dedup", "repository_dedup"), "data dedup"),
+    "commits": "data commits",
+    "high_quality": "data subset",
+    "quality": "data score apply",
+    "web": "data web",
+}
+_NO_TABLE = re.compile(r'Binder Error: Referenced table "(\w+)" not found')
 
 
 @contextlib.contextmanager
@@ -132,3 +143,17 @@ def shard_tables(
         if table["id"].to_pylist() != read_parquet(shard, ["id"])["id"].to_pylist():
             raise DataError(f"{shard}: its rows came back in another order; nothing was written for it")
         yield shard, table
+
+
+def in_words(error: duckdb.Error, annotations: Sequence[str]) -> str:
+    """What is wrong with a user's SQL over documents and these annotations, in a line."""
+    if not (lacking := _NO_TABLE.match(str(error))):
+        known = ", ".join(annotations) or "none"
+        columns = ", ".join(METADATA_COLUMNS)
+        return f"{str(error).splitlines()[0]} (columns: {columns}; annotations that it names: {known})"
+    name = lacking.group(1)
+    oracle = f"data oracle run ... {name.removeprefix('oracle_')}" if name.startswith("oracle_") else None
+    step = oracle or _MADE_BY.get(name, f"data annotate ... {name}")
+    near = difflib.get_close_matches(name, [*annotations, *_MADE_BY], 1)
+    hint = f", or did you mean {near[0]!r}?" if near and near[0] != name else ""
+    return f"there is no annotation {name!r}: `{step}` makes it{hint}"

@@ -11,7 +11,7 @@ import duckdb
 
 from data_prep.annotations import annotation_names, current_annotation
 from data_prep.classify.settings import ClassifyConfig
-from data_prep.database import add_shards_view
+from data_prep.database import add_shards_view, in_words
 from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import hash_below
@@ -183,11 +183,7 @@ def _try_all(database: duckdb.DuckDBPyConnection, source: LabelSource, config: C
         try:
             _rows(database, f"SELECT count({query}) FROM {joined}")
         except duckdb.Error as error:
-            known = ", ".join([*source.annotations, *source.oracles]) or "none"
-            raise DataError(
-                f"{name}: {str(error).splitlines()[0]} (columns: {', '.join(METADATA_COLUMNS)}; annotations and "
-                f"oracles it names: {known})"
-            ) from None
+            raise DataError(f"{name}: {in_words(error, [*source.annotations, *source.oracles])}") from None
 
 
 def _add_table(database: duckdb.DuckDBPyConnection, path: Path) -> int:

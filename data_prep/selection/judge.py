@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.database import open_shard
-from data_prep.documents import METADATA_COLUMNS
+from data_prep.database import in_words, open_shard
 from data_prep.errors import DataError
 from data_prep.partitions import side_path, to_numpy, write_columns
 from data_prep.redaction import COLUMN as REDACTIONS
@@ -108,12 +107,8 @@ def check_rules(database: duckdb.DuckDBPyConnection, joined: str, questions: Que
                 limit = " LIMIT 0" if asked == "{}" else ""
                 database.execute(f"SELECT {asked.format(query)} FROM {joined}{limit}").fetchall()
             except duckdb.Error as error:
-                known = ", ".join(questions.annotations) or "none"
-                raise DataError(
-                    f"selection {questions.selection!r}, rule {rule.name!r}: {str(error).splitlines()[0]} (columns: "
-                    f"{', '.join(METADATA_COLUMNS)}; annotations it names: {known}; `data dedup` makes exact_dedup, "
-                    "near_dedup and repository_dedup, `data annotate` others)"
-                ) from None
+                said = in_words(error, questions.annotations)
+                raise DataError(f"selection {questions.selection!r}, rule {rule.name!r}: {said}") from None
 
 
 def _query(database: duckdb.DuckDBPyConnection, joined: str, questions: Questions, views: Sequence[str]) -> str:

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.database import open_shard
-from data_prep.documents import METADATA_COLUMNS
+from data_prep.database import in_words, open_shard
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
 from data_prep.selection_rules import looks_at_others
@@ -109,12 +108,8 @@ def _ask(database: duckdb.DuckDBPyConnection, question: Question, joined: str, k
             try:
                 database.sql(f"SELECT count(*) FILTER (({sql}) IS NOT NULL) FROM {joined}").fetchall()
             except duckdb.Error as error:
-                names = ", ".join(name for name in known if name != SELECTION) or "none"
-                raise DataError(
-                    f"source {question.source!r}, {question.names[column]}: {str(error).splitlines()[0]} (columns: "
-                    f"{', '.join(METADATA_COLUMNS)}; annotations that it names: {names}; `data annotate` makes "
-                    "structure and signs, `data score` quality)"
-                ) from None
+                said = in_words(error, [name for name in known if name != SELECTION])
+                raise DataError(f"source {question.source!r}, {question.names[column]}: {said}") from None
         raise
 
 

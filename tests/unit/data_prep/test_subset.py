@@ -313,7 +313,10 @@ def test_sources_with_too_few_seeds_are_left_out_and_named(corpus, without_page)
 
 
 WRONG = [
-    ({"sources": [{"name": "a", "seeds": "signs.lines > 3"}]}, r"source 'a', seeds: .*annotations that it names: qual"),
+    (
+        {"sources": [{"name": "a", "seeds": "signs.lines > 3"}]},
+        "source 'a', seeds: there is no annotation 'signs': `data annotate ... signs` makes it",
+    ),
     ({"selection": "nothing"}, "there is no selection 'nothing'"),
     ({"good": "high_quality.recalled"}, "names the annotation that it makes"),
     ({"score": "language"}, "source 'all', score"),
