@@ -30,7 +30,7 @@ import pyarrow as pa
 from data_prep.annotators.base import schema_of
 from data_prep.annotators.blocklist import Blocklist
 from data_prep.annotators.page import Page
-from data_prep.selection_config import load_config
+from data_prep.selection.config import load_config
 from data_prep.web.html import extract
 from data_prep.web.settings import ExtractionSettings
 

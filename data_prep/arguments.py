@@ -1,7 +1,7 @@
 """What the commands of `megatron-seed data` have in common: arguments, and bars while they work."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +40,7 @@ CorpusOnDisk = Annotated[Path, typer.Argument(help="Folder of the corpus.", pars
 Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
 Engine = Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")]
 EngineOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the settings, in YAML; SECTION.KEY in one.")]
 
 
 def pair(entry: str, option: str) -> tuple[str, str]:
@@ -53,6 +54,40 @@ def pair(entry: str, option: str) -> tuple[str, str]:
 def pairs(entries: list[str] | None, option: str) -> dict[str, str]:
     """All `KEY=VALUE`s of an option."""
     return dict(pair(entry, option) for entry in entries or [])
+
+
+def settings_of(entries: list[str] | None) -> dict[str, Any]:
+    """`--set a.b=VALUE` as {a: {b: value}}; values are YAML."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for entry in entries or []:
+        key, text = pair(entry, "--set")
+        *sections, last = key.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise DataError(f"--set {entry!r}: {section} has a value already, so it is no section")
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise DataError(f"--set {entry!r}: the value is no YAML") from None
+    return found
+
+
+def say_drops(drops: Mapping[str, Mapping[str, Any]]) -> None:
+    """What an import left out: a line for each reason, with an example where one was kept."""
+    for reason, drop in sorted(drops.items()):
+        example = f", such as {drop['examples'][0]}" if drop["examples"] else ""
+        typer.echo(f"  dropped {drop['count']:,} ({reason}){example}")
+
+
+def say_failed(result: Mapping[str, Any]) -> None:
+    """Documents that an annotator could say nothing of, with the first of them."""
+    if result["failed"]:
+        first = result["failures"][0]
+        typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
 
 
 def engine_of(name: str, options: list[str] | None, workers: int, work: Path) -> Any:

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pair, pairs
+from data_prep.arguments import (
+    Corpus,
+    Engine,
+    EngineOption,
+    Selection,
+    bars,
+    engine_of,
+    folder,
+    pair,
+    pairs,
+    say_drops,
+    say_failed,
+)
 from data_prep.classify.command import app as classify_app
 from data_prep.commits.command import commits
 from data_prep.inspect.command import inspect
@@ -66,8 +78,7 @@ def import_(
         f"{corpus}: {report.documents:,} documents, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
         f"({report.units_made} of {report.units} parts imported now)"
     )
-    for reason, drop in sorted(report.drops.items()):
-        typer.echo(f"  dropped {drop['count']:,} ({reason}), such as {drop['examples'][0]}")
+    say_drops(report.drops)
 
 
 @app.command()
@@ -143,9 +154,7 @@ def annotate(
             f"{corpus}: {result['annotator']['name']}: {result['documents']:,} documents: {counts} "
             f"({result['shards_made']} of {result['shards']} shards made now)"
         )
-        if result["failed"]:
-            first = result["failures"][0]
-            typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
+        say_failed(result)
 
 
 @app.command()
@@ -169,7 +178,7 @@ def select(
     """Decide which documents are trained on and which are held out."""
     from data_prep.select import describe, load_config
     from data_prep.select import select as run
-    from data_prep.selection_rules import rule_of
+    from data_prep.selection.rules import rule_of
 
     overrides: dict[str, Any] = {}
     if variant:

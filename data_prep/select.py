@@ -20,11 +20,11 @@ from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.held_out import SPLITS, HeldOut
+from data_prep.selection.config import SelectionConfig, load_config
+from data_prep.selection.functions import DROP, FunctionSpec, answer, remove_others, selection_function
 from data_prep.selection.judge import SECRETS, Questions
+from data_prep.selection.rules import Condition, Rule
 from data_prep.selection.run import Inputs, make_selection
-from data_prep.selection_config import SelectionConfig, load_config
-from data_prep.selection_function import DROP, FunctionSpec, answer, remove_others, selection_function
-from data_prep.selection_rules import Condition, Rule
 from data_prep.shards import fingerprint, finished_manifest, lock_directory, write_json
 from data_prep.storage import as_path
 

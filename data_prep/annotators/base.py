@@ -7,11 +7,9 @@ are the same thing: a class below `Annotator` whose fields are its settings, or 
 
 import difflib
 import hashlib
-import importlib
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from data_prep.documents import SCHEMA
 from data_prep.errors import DataError
+from data_prep.references import import_object, settings_of
+from data_prep.settings import in_words
 from data_prep.shards import fingerprint
 
 BUILT_IN = {
@@ -114,7 +114,7 @@ class AnnotatorSpec:
         try:
             return found.model_validate(json.loads(self.settings))
         except ValidationError as error:
-            raise DataError(f"annotator {self.name}: {_in_words(error, found)}") from None
+            raise DataError(f"annotator {self.name}: {in_words(error, found)}") from None
 
     def _check(self, found: type[Annotator]) -> None:
         own = self.reference not in BUILT_IN
@@ -179,33 +179,14 @@ def _imported(reference: str, folder: str | None) -> Any:
         near = difflib.get_close_matches(reference, BUILT_IN, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f": one of {', '.join(BUILT_IN)}, or module:object"
         raise DataError(f"there is no annotator {reference!r}{hint}")
-    if folder and folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:
-        where = f" (looked in {folder} first)" if folder else ""
-        raise DataError(f"annotator {reference} cannot be imported{where}: {type(error).__name__}: {error}") from error
+    return import_object(reference, folder)
 
 
 def _of_function(function: Callable) -> type[Annotator]:
     """A class whose settings are the function's parameters after the first."""
-    fields: dict[str, Any] = {}
-    for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
-        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
-        fields[parameter.name] = (kind, ... if parameter.default is parameter.empty else parameter.default)
+    fields = settings_of(function)
     made = create_model(function.__name__, __base__=Annotator, __module__=function.__module__, **fields)
     for name, value in function.annotator.items():
         setattr(made, name, value)
     made.annotate = lambda self, documents: function(documents, **{name: getattr(self, name) for name in fields})
     return made
-
-
-def _in_words(error: ValidationError, annotator: type[Annotator]) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "settings"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, annotator.model_fields, 1)
-        known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(annotator.model_fields) or 'none'}"
-        return f"there is no setting {where!r}; {known}"
-    return f"{where}: {first['msg']} (got {first['input']!r})"

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.arguments import Corpus, CorpusOnDisk, Engine, EngineOption, bars, engine_of, pair
+from data_prep.arguments import (
+    Corpus,
+    CorpusOnDisk,
+    Engine,
+    EngineOption,
+    Set,
+    bars,
+    engine_of,
+    say_failed,
+    settings_of,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Text classifiers: recall of code or math pages, categories of sites.")
 
@@ -14,7 +24,6 @@ Model = Annotated[Path, typer.Argument(help="Folder of the classifier.", file_ok
 Config = Annotated[
     Path | None, typer.Option(help="YAML file: labels, positive, recall, split, text, model.", dir_okay=False)
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config, such as model.epochs=10.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that look up labels.")]
 
 
@@ -25,7 +34,7 @@ def train(corpus: CorpusOnDisk, model: Model, config: Config = None, set_: Set =
     from data_prep.classify.train import REPORT, train_classifier
 
     started = time.process_time()
-    about = train_classifier(corpus, model, load_config(config, _overrides(set_)), workers)
+    about = train_classifier(corpus, model, load_config(config, settings_of(set_)), workers)
     if not about["made_now"]:
         typer.echo(f"{model}: up to date")
     used = time.process_time() - started
@@ -66,9 +75,7 @@ def apply(
     )
     if (recalled := result["counts"].get("recalled")) is not None:
         typer.echo(f"  {recalled:,} recalled ({recalled / max(1, result['documents']):.2%})")
-    if result["failed"]:
-        first = result["failures"][0]
-        typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
+    say_failed(result)
 
 
 @app.command()
@@ -87,29 +94,9 @@ def check(
     from data_prep.classify.settings import load_config
     from data_prep.classify.train import check_classifier
 
-    given = load_config(config, _overrides(set_)) if config or set_ else None
+    given = load_config(config, settings_of(set_)) if config or set_ else None
     into = into or model.with_name(f"{model.name}.check")
     _say(check_classifier(corpus, model, into, given, every, workers), into)
-
-
-def _overrides(entries: list[str] | None) -> dict[str, Any]:
-    """`a.b=VALUE` as {a: {b: value}}; values are YAML."""
-    import yaml
-
-    from data_prep.errors import DataError
-
-    found: dict[str, Any] = {}
-    for entry in entries or []:
-        key, text = pair(entry, "--set")
-        *sections, last = key.split(".")
-        place = found
-        for section in sections:
-            place = place.setdefault(section, {})
-        try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise DataError(f"--set {entry!r}: the value is no YAML") from None
-    return found
 
 
 def _say(about: dict[str, Any], report: Path) -> None:

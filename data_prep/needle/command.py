@@ -1,12 +1,11 @@
 """`megatron-seed data needle`: the needle-in-the-code data set."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from data_prep.arguments import Corpus, Engine, EngineOption, Selection, bars, engine_of, folder, pairs
-from data_prep.errors import DataError
+from data_prep.arguments import Corpus, Engine, EngineOption, Selection, Set, bars, engine_of, folder, settings_of
 
 
 def needle(
@@ -15,25 +14,17 @@ def needle(
     tokenizer: Annotated[Path, typer.Option(help="Whose tokens lengths are counted in.", exists=True)],
     selection: Selection = "main",
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.", dir_okay=False)] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the settings, in YAML.")] = None,
+    set_: Set = None,
     engine: Engine = "local",
     engine_option: EngineOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Write prompts that ask for a value in a long context of held-out code, on a grid of lengths and depths."""
-    import yaml
-
     from data_prep.needle.run import describe, write_needles
     from data_prep.needle.settings import NeedleSettings
     from data_prep.settings import load_settings
 
-    overrides: dict[str, Any] = {}
-    for key, value in pairs(set_, "--set").items():
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise DataError(f"--set {key}={value}: the value is no YAML") from None
-    settings = load_settings(NeedleSettings, "needle", config, overrides)
+    settings = load_settings(NeedleSettings, "needle", config, settings_of(set_))
     place = engine_of(engine, engine_option, workers, out)
     with bars() as progress:
         about = write_needles(corpus, out, selection, tokenizer, settings, workers, progress, place)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import CorpusOnDisk, Engine, EngineOption, bars, engine_of, pair
+from data_prep.arguments import CorpusOnDisk, Engine, EngineOption, Set, bars, engine_of, say_failed, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="Scorers: trained on an oracle's scores, used on every file, measured.")
 
@@ -27,15 +27,14 @@ def train(
         Path | None, typer.Option(help="For llama: of a checkpoint that carries none.", exists=True)
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="For llama: processes to train on.")] = 1,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the kind's settings.")] = None,
+    set_: Set = None,
     held_out: Annotated[float, typer.Option(min=0, max=1, help="Share of repositories to measure on.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the held-out hash.")] = 1234,
 ) -> None:
     """Train a scorer, and measure it on repositories that it has not seen."""
-    from data_prep.scorer.train import MEASURED, read_settings, train_scorer
+    from data_prep.scorer.train import MEASURED, train_scorer
 
-    settings = read_settings([pair(entry, "--set") for entry in set_ or []])
-    about = train_scorer(corpus, oracle, out, kind, settings, held_out, seed, checkpoint, tokenizer, processes)
+    about = train_scorer(corpus, oracle, out, kind, settings_of(set_), held_out, seed, checkpoint, tokenizer, processes)
     left = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items() if count)
     typer.echo(
         f"{out}: {kind}, trained on {about['trained_on']['files']:,} files{f' ({left} left out)' if left else ''}"
@@ -75,9 +74,7 @@ def apply(
         f"{corpus}: quality: {result['documents']:,} files scored "
         f"({result['shards_made']} of {result['shards']} shards made now)"
     )
-    if result["failed"]:
-        first = result["failures"][0]
-        typer.echo(f"  {result['failed']:,} failed, such as {first['path']} ({first['why']})")
+    say_failed(result)
 
 
 @app.command()

@@ -6,9 +6,7 @@ of documents (`text`, `language`, `path`) and returns a number or None for each.
 
 import functools
 import hashlib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +17,7 @@ from pydantic import Field, computed_field
 
 from data_prep.annotators.base import Annotator
 from data_prep.errors import DataError
+from data_prep.references import import_object
 from data_prep.scorer.base import Scorer, open_scorer, scorer_digest
 
 
@@ -60,16 +59,7 @@ class Quality(Annotator):
 
     @functools.cached_property
     def _function(self) -> Callable[..., Any]:
-        folder = self.module_folder or str(Path.cwd())
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        module, _, name = self.scorer.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except Exception as error:
-            raise DataError(
-                f"scorer {self.scorer} cannot be imported (looked in {folder} first): {type(error).__name__}: {error}"
-            ) from error
+        function = import_object(self.scorer, self.module_folder or str(Path.cwd()))
         if not inspect.isfunction(function):
             raise DataError(f"scorer {self.scorer} is no function: it must take documents and return scores")
         return function

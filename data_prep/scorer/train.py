@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
@@ -15,6 +14,7 @@ from data_prep.scorer.base import LINEAR, LLAMA, Scorer, describe_scorer, new_sc
 from data_prep.scorer.examples import Examples, load_examples, scores_of
 from data_prep.scorer.measure import measure
 from data_prep.scorer.page import write_page
+from data_prep.settings import load_settings
 
 MEASURED = "report"
 _AT_ONCE = 256
@@ -102,24 +102,7 @@ def _settings(kind: str, given: Mapping[str, Any]) -> BaseModel:
         from data_prep.scorer.llama import LlamaSettings as Settings
     else:
         raise DataError(f"--kind {kind}: it must be {LINEAR} or {LLAMA}")
-    try:
-        return Settings.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        known = f" (settings: {', '.join(Settings.model_fields)})" if first["type"] == "extra_forbidden" else ""
-        raise DataError(f"setting {where}: {first['msg']}{known}") from None
-
-
-def read_settings(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Settings as a command line gives them: values are YAML."""
-    found = {}
-    for key, text in pairs:
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise DataError(f"setting {key}={text!r}: the value is no YAML") from None
-    return found
+    return load_settings(Settings, f"{kind} scorer", overrides=given)
 
 
 def _characters(kind: str, settings: Any) -> int | None:

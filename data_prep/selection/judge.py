@@ -19,7 +19,7 @@ from data_prep.database import in_words, open_shard
 from data_prep.errors import DataError
 from data_prep.partitions import side_path, to_numpy, write_columns
 from data_prep.redaction import COLUMN as REDACTIONS
-from data_prep.selection_rules import Condition, looks_at_others
+from data_prep.selection.rules import Condition, looks_at_others
 from data_prep.shards import fingerprint, write_atomic
 
 FORMAT = "data_prep.judged/2"

@@ -33,7 +33,7 @@ from data_prep.partitions import (
 )
 from data_prep.selection.decide import ALONE, DROPS, LowestRule, decisions
 from data_prep.selection.judge import group_key
-from data_prep.selection_rules import Keyed
+from data_prep.selection.rules import Keyed
 from data_prep.shards import ShardTask, fingerprint
 from data_prep.storage import RemoteKeys, is_remote, open_to_read
 

@@ -13,11 +13,11 @@ from data_prep.dedup.catalogue import hex_of
 from data_prep.held_out import SPLITS
 from data_prep.partitions import Output, Runner, group_bounds, open_columns, read_runs, side_path, to_numpy, write_run
 from data_prep.redaction import COLUMN as REDACTIONS
+from data_prep.selection.config import BOTH_SPLITS_RULE
 from data_prep.selection.decide import flags_of_shard, held_out_rows
 from data_prep.selection.judge import FAMILIES, NAMES
 from data_prep.selection.repositories import repository_records
-from data_prep.selection_config import BOTH_SPLITS_RULE
-from data_prep.selection_rules import Condition
+from data_prep.selection.rules import Condition
 from data_prep.shards import ShardTask, fingerprint
 
 _BOTH_SPLITS = Condition(BOTH_SPLITS_RULE, "held out, and of one cluster with a file that is trained on", "false")

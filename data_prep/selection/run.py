@@ -22,12 +22,12 @@ from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.partitions import Output, Runner, default_partitions
 from data_prep.selection.clusters import drop_from_other_side
+from data_prep.selection.config import SelectionConfig
 from data_prep.selection.decide import LowestRule, decide_shard
 from data_prep.selection.judge import NAMES, Questions, check_rules, judge_shard
 from data_prep.selection.lowest import cut_lowest
 from data_prep.selection.output import count_held_out, waterfall, write_selected
 from data_prep.selection.repositories import Sides, place_repositories
-from data_prep.selection_config import SelectionConfig
 from data_prep.shards import ShardTask, fingerprint, finished_manifest
 from data_prep.storage import remove_folder
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from data_prep.database import in_words, open_shard
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
-from data_prep.selection_rules import looks_at_others
+from data_prep.selection.rules import looks_at_others
 from data_prep.storage import read_parquet
 from data_prep.subset.settings import Source
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import Corpus, Engine, EngineOption, bars, engine_of
+from data_prep.arguments import Corpus, Engine, EngineOption, bars, engine_of, say_drops
 
 
 def web(
@@ -33,6 +33,4 @@ def web(
         f"{corpus}: {report.documents:,} pages, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
         f"({report.units_made} of {report.units} parts read now)"
     )
-    for reason, drop in sorted(report.drops.items()):
-        example = f", such as {drop['examples'][0]}" if drop["examples"] else ""
-        typer.echo(f"  dropped {drop['count']:,} ({reason}){example}")
+    say_drops(report.drops)

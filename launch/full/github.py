@@ -123,7 +123,7 @@ def one_side(config: Any, *rules: dict[str, Any]) -> Any:
 def _config(variant: str, quality: bool) -> Any:
     """The shipped rules, with or without the one on quality, whatever has been annotated so far."""
     from data_prep.select import SelectionConfig
-    from data_prep.selection_rules import DEFAULT_RULES
+    from data_prep.selection.rules import DEFAULT_RULES
 
     rules = [rule.model_dump() for rule in DEFAULT_RULES if quality or rule.name != _QUALITY_RULE]
     held_out = {"minimum_repositories": 3}

@@ -12,7 +12,7 @@ from data_prep.annotations import annotation_directory, annotation_names
 from data_prep.database import add_shards_view
 from data_prep.documents import METADATA_COLUMNS, list_shards
 from data_prep.held_out import HeldOut
-from data_prep.selection_config import SelectionConfig
+from data_prep.selection.config import SelectionConfig
 from data_prep.storage import read_parquet_schema
 
 BOTH = "in_both_splits"

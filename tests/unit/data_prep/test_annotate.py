@@ -247,9 +247,9 @@ BAD = """
         ("bad_ones:short", {}, "failed on .*has 2 values for 1 documents"),
         ("bad_ones:other_column", {}, "failed on .*n are declared, m were made"),
         ("bad_ones:words", {}, "failed on .*x"),
-        ("bad_ones:needs", {}, "level: Field required"),
+        ("bad_ones:needs", {}, "level is needed"),
         ("bad_ones:needs", {"level": "high"}, "level: .*integer"),
-        ("signs", {"long_lin": 3}, "no setting 'long_lin'; did you mean 'long_line'"),
+        ("signs", {"long_lin": 3}, "no key 'long_lin'; did you mean 'long_line'"),
         ("decontamination", {}, "needs benchmark files"),
     ],
 )

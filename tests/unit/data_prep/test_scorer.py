@@ -212,7 +212,7 @@ def test_a_damaged_scorer_and_what_is_none_are_refused(corpus: Path, tmp_path: P
         run("score", "apply", corpus, tmp_path / "code", "--workers", "1")
     with pytest.raises(DataError, match="is there and is no scorer"):
         train_scorer(corpus, "oracle", tmp_path / "code", settings=SMALL, held_out=0.3)
-    with pytest.raises(DataError, match=r"setting bucket: .*settings: read_bytes, buckets"):
+    with pytest.raises(DataError, match=r"linear scorer: there is no key 'bucket'; did you mean 'buckets'"):
         train_scorer(corpus, "oracle", tmp_path / "new", settings={"bucket": 3})
     with pytest.raises(DataError, match="--kind forest: it must be linear or llama"):
         train_scorer(corpus, "oracle", tmp_path / "new", "forest")

@@ -18,7 +18,7 @@ from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.redaction import redact, replacement
 from data_prep.select import SelectionConfig, load_config, select
-from data_prep.selection_config import REDACTED_KINDS
+from data_prep.selection.config import REDACTED_KINDS
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 from data_prep.texts import selected_texts
 

@@ -20,7 +20,7 @@ from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.select import HeldOut, Rule, SelectionConfig, load_config, read_selection, select
-from data_prep.selection_rules import Lowest, Sample, Threshold
+from data_prep.selection.rules import Lowest, Sample, Threshold
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 
 NOTHING_HELD_OUT = HeldOut(fraction=0)
@@ -416,8 +416,8 @@ def test_functions_answer_again_only_where_something_changed(corpus, own, rows):
         ("reads_nothing", {}, "no column 'off'; did you mean 'of'"),
         ("unmarked", {}, "no selection function"),
         ("missing", {}, "cannot be imported"),
-        ("judge", {"limt": 3}, "there is no setting 'limt'; it has limit, language"),
-        ("judge", {"limit": "much"}, "setting limit"),
+        ("judge", {"limt": 3}, "there is no key 'limt'; did you mean 'limit'"),
+        ("judge", {"limit": "much"}, "judge: limit: Input should be a valid number"),
     ],
 )
 def test_a_function_that_is_wrong_ends_the_selection(corpus, own, name, given, said):

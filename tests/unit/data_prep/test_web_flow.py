@@ -22,7 +22,7 @@ from warcio.warcwriter import WARCWriter
 
 from data_prep.cli import app
 from data_prep.documents import list_shards
-from data_prep.selection_config import load_config
+from data_prep.selection.config import load_config
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NAMES = ("web_candidates", "web_recalled", "web_selection", "math_selection")

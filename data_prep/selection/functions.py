@@ -8,23 +8,23 @@ changed.
 
 import difflib
 import hashlib
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ValidationError, create_model
 from rich.progress import Progress
 
 from data_prep.annotations import write_table
 from data_prep.documents import METADATA_COLUMNS
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
+from data_prep.references import import_object, settings_of
+from data_prep.settings import Settings, in_words
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, run_shards
 from data_prep.storage import read_parquet, read_parquet_schema, remove_folder
 
@@ -64,7 +64,7 @@ class FunctionSpec:
 
     def load(self) -> "LoadedFunction":
         """Raises `DataError` for what is not there, is no such function, or has no such setting."""
-        function = self._imported()
+        function = import_object(self.reference, self.folder)
         about = getattr(function, "selection_function", None)
         if not callable(function) or about is None:
             raise DataError(f"{self.reference} is no selection function: a function with @selection_function")
@@ -72,26 +72,15 @@ class FunctionSpec:
             if "." not in name and name not in METADATA_COLUMNS:
                 known = f"annotation.column, or one of {', '.join(METADATA_COLUMNS)}"
                 raise DataError(f"{self.reference} reads {name!r}: {known}; what looks at text is an annotator")
-        kind = _settings_of(function)
+        kind = create_model(function.__name__, __base__=Settings, **settings_of(function))
         try:
             given = kind.model_validate(json.loads(self.settings))
         except ValidationError as error:
-            raise DataError(f"{self.reference}: {_in_words(error, kind)}") from None
+            raise DataError(f"{self.reference}: {in_words(error, kind)}") from None
         version = about["version"]
         if version is None:
             version = hashlib.sha256(Path(inspect.getsourcefile(function)).read_bytes()).hexdigest()
         return LoadedFunction(function, dict(given), about["reads"], version)
-
-    def _imported(self) -> Any:
-        module, _, name = self.reference.partition(":")
-        if self.folder and self.folder not in sys.path:
-            sys.path.insert(0, self.folder)
-        try:
-            return getattr(importlib.import_module(module), name)
-        except Exception as error:
-            where = f" (looked in {self.folder} first)" if self.folder else ""
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{self.reference} cannot be imported{where}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -182,20 +171,3 @@ def _columns(shard: Path, annotations: Mapping[str, Path], reads: Sequence[str])
         for column in wanted:
             table = table.append_column(f"{name}.{column}", answers[column])
     return table.combine_chunks()
-
-
-def _settings_of(function: Callable) -> type[BaseModel]:
-    """A model whose fields are the function's parameters after the first."""
-    fields: dict[str, Any] = {}
-    for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
-        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
-        fields[parameter.name] = (kind, ... if parameter.default is parameter.empty else parameter.default)
-    return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
-
-
-def _in_words(error: ValidationError, kind: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "settings"
-    if first["type"] == "extra_forbidden":
-        return f"there is no setting {where!r}; it has {', '.join(kind.model_fields) or 'none'}"
-    return f"setting {where}: {first['msg']} (got {first['input']!r})"

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ValidationError, field_validator, model_val
 
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
-from data_prep.selection_rules import (
+from data_prep.selection.rules import (
     DEFAULT_RULES,
     VARIANTS,
     Condition,
