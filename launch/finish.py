@@ -1,4 +1,4 @@
-"""What every quickstart ends with: our own commands run as processes, an export that is proved, and what it writes."""
+"""What every quickstart ends with: its recipe, our own commands run as processes, a proven export, what it writes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,75 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.shards import write_atomic
+from megatron_seed.config.load import dump_recipe, load_recipe
+from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
 
-COMPLETION = "import os\n\ndef read_file(path):\n"
-INFILLING = ('def area(width, height):\n    """Area of a rectangle."""\n    return ', "\n\n\ndef main():\n")
+Row = dict[str, Any]
+"""Of a run's metrics."""
+_NEW_TOKENS = 64
+_COMPLETION = "import os\n\ndef read_file(path):\n"
+_INFILLING = ('def area(width, height):\n    """Area of a rectangle."""\n    return ', "\n\n\ndef main():\n")
+
+
+def recipe_here(name: str, values: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe with this machine's precision and layout, and then `values`, key=value."""
+    from megatron_seed.runtime import device
+
+    gpu = ["precision=bf16", f"layout.tensor_parallel={min(2, device.count())}"] if device.has_gpu() else []
+    return load_recipe(name, [*gpu, *values])
+
+
+def quoted(paths: Mapping[str, Path]) -> list[str]:
+    """key=value of a recipe, its paths quoted: YAML would read one such as `a: b` or `1e3` as something else."""
+    texts = {key: yaml.safe_dump(str(path), default_style='"') for key, path in paths.items()}
+    return [f"{key}={text}" for key, text in texts.items()]
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    write_atomic(path, lambda stream: stream.write(dump_recipe(recipe).encode()))
+
+
+def train(path: Path, recipe: Recipe, source: str | None = None) -> tuple[dict[str, Any], list[Row], list[Row]]:
+    """Train a recipe, which is in a file, in processes of its own.
+
+    Returns what any page says of it, and the steps and evaluations (of one `source`, or of all) that were logged.
+    Raises SeedError where there are none of either.
+    """
+    from megatron_seed.model.arithmetic import parameter_count
+    from megatron_seed.runtime import device
+    from megatron_seed.train import metrics
+
+    processes = recipe.layout.model_parallel_size
+    run_command(["-m", "launch", "train", str(path), "--processes", str(processes)], "training")
+    rows = list(metrics.read(recipe.run_dir))
+    steps = [row for row in rows if row["kind"] == "train"]
+    evaluations = [row for row in rows if row["kind"] == "evaluation" and source in (None, row["source"])]
+    if not steps or not evaluations:
+        raise SeedError(
+            f"{recipe.run_dir / metrics.NAME} holds {len(steps)} steps and {len(evaluations)} evaluations, the report "
+            "needs both: keep evaluation.held_out, and logging.every_steps below the number of steps"
+        )
+    facts = {
+        "processes": processes,
+        "layout": recipe.layout.model_dump(),
+        "device": "GPU" if device.has_gpu() else "CPU",
+        "steps": steps[-1]["step"],
+        "tokens": steps[-1]["tokens"],
+        "seconds": sum(row["step_seconds"] for row in steps),
+        "model": {"parameters": parameter_count(recipe.model), **recipe.model.model_dump()},
+        "versions": device.versions(),
+    }
+    return facts, steps, evaluations
 
 
 def run_command(arguments: Sequence[str], what: str) -> None:
@@ -58,19 +116,11 @@ def export(train: Path, hf: Path) -> dict[str, Any]:
     return {"path": str(hf), "checks": checks}
 
 
-def generate(hf: Path) -> list[dict[str, str]]:
-    """One completion and one infilling, with nothing but transformers."""
-    samples = [
-        {"kind": "completion", "prefix": COMPLETION},
-        {"kind": "infilling", "prefix": INFILLING[0], "suffix": INFILLING[1]},
-    ]
-    return write_on(hf, samples)
+def generate(hf: Path, further: Sequence[dict[str, str]] = ()) -> list[dict[str, str]]:
+    """One completion, one infilling and `further` samples, with nothing but transformers.
 
-
-def write_on(hf: Path, samples: list[dict[str, str]], new_tokens: int = 64) -> list[dict[str, str]]:
-    """Each sample (kind, prefix, and suffix where a gap is filled) with the model's greedy `output`.
-
-    A prompt that leaves no room for `new_tokens` in the model's context is left out.
+    Each is a kind, a prefix, a suffix where a gap is filled, and the model's greedy `output`. A prompt that leaves no
+    room for it in the model's context is left out.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,16 +129,21 @@ def write_on(hf: Path, samples: list[dict[str, str]], new_tokens: int = 64) -> l
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(hf)
     model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)
+    samples = [
+        {"kind": "completion", "prefix": _COMPLETION},
+        {"kind": "infilling", "prefix": _INFILLING[0], "suffix": _INFILLING[1]},
+        *further,
+    ]
     written = []
     for sample in samples:
         text = sample["prefix"]
         if "suffix" in sample:
             text = f"<[fim-suffix]>{sample['suffix']}<[fim-prefix]>{sample['prefix']}<[fim-middle]>"
         prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        if prompt["input_ids"].shape[1] + new_tokens > model.config.max_position_embeddings:
+        if prompt["input_ids"].shape[1] + _NEW_TOKENS > model.config.max_position_embeddings:
             continue
         output = model.generate(
-            **prompt, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            **prompt, max_new_tokens=_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
         answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         written.append({**sample, "output": answer})

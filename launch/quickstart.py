@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import statistics
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from data_prep.report.formats import size
-from data_prep.shards import write_atomic
 from data_prep.sources.base import IGNORED_FOLDERS, ImportLimits, SourceSpec
-from launch.finish import bars, generate, machine, run_command
+from launch.finish import bars, generate, machine, quoted, recipe_here, train, write_recipe
 from launch.finish import export as prove_export
 from launch.run_folder import own_folder, say
 from launch.stages import Stages
@@ -99,7 +97,8 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
     from data_prep.report import corpus_report
     from data_prep.select import load_config, select
     from data_prep.texts import selected_texts
-    from tokenizer.train import TrainSettings, train
+    from tokenizer.train import TrainSettings
+    from tokenizer.train import train as train_on
 
     corpus, tokenizer, builds = config.run_dir / "corpus", config.run_dir / "tokenizer", config.run_dir / "builds"
     limits = ImportLimits(
@@ -117,7 +116,7 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
     def train_tokenizer() -> dict[str, Any]:
         settings = TrainSettings(recipe.model.vocab_size, max_chars=config.tokenizer_characters, seed=seed)
         with bars() as progress:
-            return train(selected_texts(corpus, SELECTION, "train"), tokenizer, settings, progress)
+            return train_on(selected_texts(corpus, SELECTION, "train"), tokenizer, settings, progress)
 
     def build_tokens() -> list[dict[str, Any]]:
         with bars() as progress:
@@ -151,12 +150,9 @@ def _prepare_data(config: QuickstartConfig, recipe: Recipe, stages: Stages) -> d
     }
 
 
-def _recipe(config: QuickstartConfig, values: Sequence[str] = ()) -> Recipe:
-    """The shipped recipe with `values`, this machine's precision and layout, and what the user asked for."""
-    from megatron_seed.runtime import device
-
-    gpu = ["precision=bf16", f"layout.tensor_parallel={min(2, device.count())}"] if device.has_gpu() else []
-    return load_recipe("quickstart", [*values, *gpu, *config.overrides])
+def _recipe(config: QuickstartConfig, paths: Mapping[str, Path] = {}) -> Recipe:
+    """The shipped recipe on this machine with `paths`, and what the user asked for."""
+    return recipe_here("quickstart", [*quoted(paths), *config.overrides])
 
 
 def _with_paths(config: QuickstartConfig) -> Recipe:
@@ -169,10 +165,8 @@ def _with_paths(config: QuickstartConfig) -> Recipe:
         "evaluation.held_out.0.builds": run / "builds" / "held_out-fim0.0-epoch0",
         "evaluation.held_out.1.builds": run / "builds" / "held_out-fim1.0-epoch0",
     }
-    # Quoted, or YAML would read a path such as `a: b` or `1e3` as something else.
-    quoted = {key: yaml.safe_dump(str(path), default_style='"') for key, path in paths.items()}
-    recipe = _recipe(config, [f"{key}={path}" for key, path in quoted.items()])
-    write_atomic(run / "recipe.yaml", lambda stream: stream.write(dump_recipe(recipe).encode()))
+    recipe = _recipe(config, paths)
+    write_recipe(run / "recipe.yaml", recipe)
     return recipe
 
 
@@ -199,21 +193,8 @@ def _train_and_export(config: QuickstartConfig, stages: Stages) -> dict[str, Any
 
 def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
     from megatron_seed.data.held_out import HeldOut
-    from megatron_seed.model.arithmetic import parameter_count
-    from megatron_seed.runtime import device
-    from megatron_seed.train import metrics
 
-    processes = recipe.layout.model_parallel_size
-    path = str(config.run_dir / "recipe.yaml")
-    run_command(["-m", "launch", "train", path, "--processes", str(processes)], "training")
-    rows = list(metrics.read(recipe.run_dir))
-    steps = [row for row in rows if row["kind"] == "train"]
-    held_out = [row for row in rows if row["kind"] == "evaluation" and row["source"] == "held_out"]
-    if not steps or not held_out:
-        raise SeedError(
-            f"{recipe.run_dir / metrics.NAME} holds {len(steps)} steps and {len(held_out)} evaluations, the report "
-            "needs both: keep evaluation.held_out, and logging.every_steps below the number of steps"
-        )
+    facts, steps, held_out = train(config.run_dir / "recipe.yaml", recipe, "held_out")
     source = HeldOut.open(
         recipe.evaluation.held_out[0],
         recipe.model.vocab_size,
@@ -222,16 +203,9 @@ def _train(config: QuickstartConfig, recipe: Recipe) -> dict[str, Any]:
     )
     curve = ("step", "tokens", "loss", "learning_rate", "tokens_per_second", "grad_norm")
     return {
-        "processes": processes,
-        "layout": recipe.layout.model_dump(),
-        "device": "GPU" if device.has_gpu() else "CPU",
-        "steps": steps[-1]["step"],
-        "tokens": steps[-1]["tokens"],
-        "seconds": sum(row["step_seconds"] for row in steps),
+        **facts,
         "tokens_per_second": statistics.median(row["tokens_per_second"] for row in steps),
         "unigram_entropy": source.unigram_entropy(),
         "held_out": [{key: row[key] for key in ("step", "tokens", "loss", "bits_per_byte")} for row in held_out],
         "curve": [{key: row[key] for key in curve} for row in steps],
-        "model": {"parameters": parameter_count(recipe.model), **recipe.model.model_dump()},
-        "versions": device.versions(),
     }
