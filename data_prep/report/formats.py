@@ -32,6 +32,12 @@ def _picture(match: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
 
 
+def shortened(text: str, head: int, tail: int) -> str:
+    """The first and the last characters of a long text, and how much is between them."""
+    left = len(text) - head - tail
+    return text if left <= 0 else f"{text[:head]}\n⋯ {left:,} more characters ⋯\n{text[len(text) - tail :]}"
+
+
 def count(value: float | None) -> str:
     """1234567 -> 1,234,567; fractions are rounded."""
     return MISSING if _is_missing(value) else f"{value:,.0f}"

@@ -8,8 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.report.formats import count, decimal, duration
+from data_prep.report.formats import count, decimal, duration, shortened
 from launch.summary import sample_panel
+
+_GIVEN = (150, 250)
+"""Characters that are shown of a prompt, of its beginning and of its end."""
 
 
 def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> None:
@@ -17,7 +20,7 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
     console.print()
     console.print(_phases(results["training"]))
     for sample in results["samples"]:
-        console.print(sample_panel({**sample, "prefix": sample.get("tail", sample["prefix"])}))
+        console.print(sample_panel({**sample, "prefix": shortened(sample["prefix"], *_GIVEN)}))
     for check in results["export"]["checks"]:
         console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
     console.print(f"\n{duration(sum(results['seconds'].values()))} in all")

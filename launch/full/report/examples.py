@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from data_prep.documents import list_shards
 from data_prep.report.excerpts import without_secrets
+from data_prep.report.formats import shortened
 from data_prep.storage import read_parquet
 from megatron_seed.data.indexed import IndexedTokens
 from tokenizer.encode import Encoder
@@ -50,12 +51,6 @@ def _html_of(archives: Path, url: str) -> str | None:
 
 def _shown(text: str) -> str:
     return shortened(without_secrets(text), _PAGE_CHARACTERS, 0)
-
-
-def shortened(text: str, head: int, tail: int) -> str:
-    """The first and the last characters of a long text, and how much is between them."""
-    left = len(text) - head - tail
-    return text if left <= 0 else f"{text[:head]}\n⋯ {left:,} more characters ⋯\n{text[len(text) - tail :]}"
 
 
 def infilling_example(builds: Path, name: str, tokenizer: Path) -> dict[str, Any] | None:

@@ -7,20 +7,20 @@ from typing import Any
 
 from data_prep.classify.page import curve_chart
 from data_prep.report.environment import environment, parts
-from data_prep.report.formats import count, decimal
+from data_prep.report.formats import count, decimal, shortened
 from data_prep.report.tiles import Tile
 from data_prep.shards import write_atomic
 from data_prep.subset.page import source_charts
 from launch.full import commits, github, web
 from launch.full.report.charts import held_out_chart, loss_chart
-from launch.full.report.examples import infilling_example, page_before_and_after, shortened
+from launch.full.report.examples import infilling_example, page_before_and_after
 from launch.full.report.facts import corpus_facts, site_kinds, write_corpus_pages
 from launch.full.settings import FullConfig
 from launch.report.summary import layout, model_facts
 
 TOP = 8
 _GIVEN = (500, 250)
-"""Characters of what a commit's sample gives that are shown, of its beginning and of its end."""
+"""Characters that are shown of what a model is given, of its beginning and of its end."""
 _QUALITY = ("oracle", "scorer", "scores", "selection")
 _CHAPTERS = {
     "github": ("packages", "github", *(f"github {stage}" for stage in _QUALITY)),
@@ -57,9 +57,10 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         code=code,
         matches=parts((code["contamination"] or {}).get("matches", []), TOP),
         links=links,
-        infilling=infilling_example(run / "builds" / "github", _infilled(results), run / "tokenizer"),
+        infilling=infilling_example(run / "builds" / "github", _infilled(results)["name"], run / "tokenizer"),
         charts=_charts(results),
-        commit=_commit(results["commits"]["example"]),
+        commit=_shortly(results["commits"]["example"], "given"),
+        samples=[_shortly(sample, "prefix") for sample in results["samples"]],
         web=corpus_facts(1, web.corpus_of(config), web.KEPT, results["web"]["quality"]),
         web_page=page_before_and_after(web.archives_of(config), web.corpus_of(config), web.KEPT),
         site_kinds=_site_kinds(config, results["web"]),
@@ -72,9 +73,9 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     return page.strip() + "\n"
 
 
-def _commit(example: dict[str, str] | None) -> dict[str, str] | None:
-    """A sample whose target can be seen without scrolling far."""
-    return {**example, "given": shortened(example["given"], *_GIVEN)} if example else None
+def _shortly(example: dict[str, str] | None, key: str) -> dict[str, str] | None:
+    """An example whose end, what the model is to write or wrote, can be seen without scrolling far."""
+    return {**example, key: shortened(example[key], *_GIVEN)} if example else None
 
 
 def _site_kinds(config: FullConfig, found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,14 +102,14 @@ def _corpora(config: FullConfig) -> dict[str, tuple[Path, str]]:
     }
 
 
-def _infilled(results: dict[str, Any]) -> str:
+def _infilled(results: dict[str, Any]) -> dict[str, Any]:
     """The build of the code with the most infilling."""
     own = [build for build in results["builds"] if build["category"] == "github" and build["split"] == "train"]
-    return max(own, key=lambda build: build["fim"]["rate"])["name"]
+    return max(own, key=lambda build: build["fim"]["rate"])
 
 
 def _bytes_per_token(results: dict[str, Any]) -> float:
-    own = next(build for build in results["builds"] if build["name"] == _infilled(results))
+    own = _infilled(results)
     return own["size_bytes"] / own["tokens"]
 
 
