@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from megatron_seed.config.presets import PRESETS
-from megatron_seed.config.schema import Recipe, SourceConfig
+from megatron_seed.config.schema import Recipe
+from megatron_seed.config.sources import SourceConfig
 from megatron_seed.errors import SeedError
 
 Key = tuple[str | int, ...]

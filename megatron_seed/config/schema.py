@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Frozen, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from megatron_seed.config.running import (
+    CheckpointConfig,
+    GuardConfig,
+    LoggingConfig,
+    ProfileConfig,
+    StopConfig,
+    WatchdogConfig,
+)
+from megatron_seed.config.section import Fraction, Positive, Section
+from megatron_seed.config.sources import EvaluationConfig, SourceConfig
 
 
 class LinearRope(Section):
@@ -160,31 +162,6 @@ class LearningRate(Section):
         return self
 
 
-class BuildsConfig(Section):
-    """Builds under one name."""
-
-    name: str
-    builds: tuple[str, ...] = Field(min_length=1)
-    """Prefixes of `.bin/.idx` builds; epoch e of the source reads builds[e % len(builds)]."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of tokens, relative to the other sources."""
-    fim: Fraction | None = None
-    """Fill-in-the-middle rate that these builds must have, where it is not the phase's."""
-
-    @field_validator("builds", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class SourceConfig(BuildsConfig):
-    """One data source of a blend."""
-
-    loss: Literal["all", "target"] | None = None
-    """Tokens whose loss counts: all, or the targets of documents, which the builds must record. None: the targets where
-    the builds record them (`data build --loss target`)."""
-
-
 class BatchRamp(Section):
     """Batch size growing in equal steps over the first tokens of a phase (Megatron-LM's ramp-up, counted in tokens)."""
 
@@ -281,102 +258,6 @@ class OptimizerConfig(Section):
     """Not applied to norms (one-dimensional parameters)."""
     clip_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Global norm; 0 turns clipping off."""
-
-
-class HeldOutConfig(BuildsConfig):
-    """One held-out build."""
-
-    score: Literal["all", "middle", "target"] | None = None
-    """Tokens whose loss counts: all, those of the middles that infilling documents ask for, or the targets, which the
-    build must record. None: the targets where the build records them, else all."""
-
-    @property
-    def loss(self) -> Literal["all", "target"] | None:
-        """Like a source's."""
-        return "all" if self.score == "middle" else self.score
-
-
-class EvaluationConfig(Section):
-    """Held-out loss, on builds that no phase trains on."""
-
-    held_out: tuple[HeldOutConfig, ...] = ()
-    every_steps: Positive = 500
-    max_sequences: Positive = 256
-    """Per source, taken evenly over the build; the same ones each time."""
-    micro_batch_size: Positive = 4
-
-
-class CheckpointConfig(Section):
-    every_steps: Positive = 500
-    keep_last: Positive = 3
-    keep_every_steps: Annotated[int, Field(ge=0)] = 0
-    """Checkpoints at multiples of this are kept for good; 0 keeps none but the last ones."""
-    asynchronous: bool = True
-    """Write while training goes on; it waits only for the copy."""
-
-
-class GuardConfig(Section):
-    """What counts as a loss or a replica that cannot be right, and what is done about it."""
-
-    spike_window: Positive = 128
-    """Losses of the last applied steps that the next is held against, once half of them are there."""
-    spike_deviations: Annotated[float, Field(ge=0)] = 12.0
-    """A loss so many robust standard deviations (1.4826 x median absolute deviation) above the window's median is a
-    spike; 0 looks for none."""
-    spike_minimum: Annotated[float, Field(ge=0)] = 0.5
-    """Nats above the median below which nothing is a spike, however quiet the window."""
-    max_skips: Positive = 3
-    """Updates left out in a row before the run goes back to its last checkpoint and past the data that caused them."""
-    max_rollbacks: Annotated[int, Field(ge=0)] = 3
-    """Times that one run may go back before it ends with an error."""
-    compare_replicas_every_steps: Annotated[int, Field(ge=0)] = 100
-    """Hold the parameters of replicas against each other, also before each save; 0 never."""
-
-
-class StopConfig(Section):
-    """When a run ends early, saved and ready to go on; signals do the same."""
-
-    wall_clock_s: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that the job may run, counted from the start of its processes."""
-    margin_s: Annotated[float, Field(ge=0)] = 300.0
-    """Seconds before that at which it stops, for the last save."""
-
-
-class WatchdogConfig(Section):
-    """A job that stands still ends with an error that names the rank, instead of holding its machines."""
-
-    hang_timeout_s: Annotated[float, Field(ge=0)] = 1800.0
-    """Longest time without a finished step, evaluation batch or save; 0 waits for ever."""
-    start_timeout_s: Annotated[float, Field(ge=0)] = 3600.0
-    """The same for what is slow the first time: building the model, reading a checkpoint, a phase's first step."""
-    heartbeat_s: Annotated[float, Field(gt=0)] = 1.0
-    """Each rank lets rank 0 know so often that it is there."""
-    peer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """A rank not heard of for so long is taken for dead."""
-    slow_rank_ratio: Annotated[float, Field(ge=1)] = 1.3
-    """A replica whose steps take so many times the median replica's is named as slow."""
-    slow_rank_steps: Positive = 50
-    """Steps over which that is measured."""
-
-
-class ProfileConfig(Section):
-    """A trace of some steps, for chrome://tracing or Perfetto, in the run folder."""
-
-    steps: tuple[Positive, Positive] | None = None
-    """First and last step."""
-    ranks: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
-
-
-class LoggingConfig(Section):
-    every_steps: Positive = 1
-    tensorboard: bool = True
-    wandb: Literal["auto", "offline", "online", "off"] = "auto"
-    """`auto` is online where wandb is logged in, else offline; `online` says so when it cannot be."""
-    wandb_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Longest that reaching wandb may keep a run waiting, at its start and at its end."""
-    wandb_project: str = "megatron-seed"
-    peak_tflops_per_device: Annotated[float, Field(gt=0)] | None = None
-    """What model FLOPs utilisation is a share of; None takes the dense bf16 rate of a known GPU, and logs none else."""
 
 
 class StartFrom(Section):

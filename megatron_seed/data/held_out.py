@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, Recipe, SourceConfig
+from megatron_seed.config.schema import PhaseConfig, Recipe
+from megatron_seed.config.sources import HeldOutConfig, SourceConfig
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.loader import Batch, collate, open_builds
 from megatron_seed.data.manifest import read_manifest

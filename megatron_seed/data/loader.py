@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, SourceConfig
+from megatron_seed.config.schema import PhaseConfig
+from megatron_seed.config.sources import HeldOutConfig, SourceConfig
 from megatron_seed.data.blend import Blend, BlendMemo
 from megatron_seed.data.cursor import Cursor, Windows
 from megatron_seed.data.indexed import IndexedTokens

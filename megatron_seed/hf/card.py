@@ -8,7 +8,8 @@ from typing import Any
 
 from megatron_seed.checkpoint.reader import read_state
 from megatron_seed.config.load import load_recipe
-from megatron_seed.config.schema import ModelConfig, Recipe, SourceConfig
+from megatron_seed.config.schema import ModelConfig, Recipe
+from megatron_seed.config.sources import SourceConfig
 from megatron_seed.data.manifest import read_manifest
 from megatron_seed.errors import SeedError
 

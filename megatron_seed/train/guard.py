@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_seed.checkpoint.state import Progress
-from megatron_seed.config.schema import GuardConfig
+from megatron_seed.config.running import GuardConfig
 from megatron_seed.data.loader import Batch
 from megatron_seed.optim.build import update_parameters
 from megatron_seed.train.state import Run

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from megatron_seed.config.schema import WatchdogConfig
+from megatron_seed.config.running import WatchdogConfig
 from megatron_seed.errors import SeedError
 from megatron_seed.runtime import exit_codes
 from megatron_seed.runtime.groups import Launch

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_seed.config.schema import WatchdogConfig
+from megatron_seed.config.running import WatchdogConfig
 from megatron_seed.runtime import cpu_proxy, exit_codes
 from megatron_seed.runtime.groups import read_launch
 from megatron_seed.watch.peers import LostPeer

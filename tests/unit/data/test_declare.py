@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from megatron_seed.config.load import load_recipe
-from megatron_seed.config.schema import SourceConfig
+from megatron_seed.config.sources import SourceConfig
 from megatron_seed.data import declare as declaring
 from megatron_seed.data.declare import Vocabulary, declare
 from megatron_seed.data.held_out import HeldOut, check_data

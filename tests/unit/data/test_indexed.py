@@ -12,7 +12,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_seed.config.load import load_recipe
-from megatron_seed.config.schema import SourceConfig
+from megatron_seed.config.sources import SourceConfig
 from megatron_seed.data.held_out import HeldOut, check_data
 from megatron_seed.data.indexed import IndexedTokens
 from megatron_seed.data.loader import open_builds

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from megatron_seed.config.schema import SourceConfig
+from megatron_seed.config.sources import SourceConfig
 from megatron_seed.data.held_out import HeldOut
 from megatron_seed.data.indexed import IndexedTokens
 

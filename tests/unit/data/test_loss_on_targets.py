@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron_seed.config.load import load_recipe
-from megatron_seed.config.schema import HeldOutConfig, PhaseConfig, SourceConfig
+from megatron_seed.config.schema import PhaseConfig
+from megatron_seed.config.sources import HeldOutConfig, SourceConfig
 from megatron_seed.data.blend import Blend
 from megatron_seed.data.held_out import HeldOut, check_data
 from megatron_seed.data.indexed import IndexedTokens
