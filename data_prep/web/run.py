@@ -5,7 +5,6 @@ annotation `web` with the facts of each page.
 """
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,13 @@ from data_prep.shards import ShardTask, fingerprint, lock_directory
 from data_prep.sources.base import Drops
 from data_prep.sources.content import printable
 from data_prep.sources.objects import objects_below
-from data_prep.sources.plan import default_name
+from data_prep.sources.plan import check_names, default_name
 from data_prep.storage import as_path, in_words, is_remote, version_of
 from data_prep.web.archive import SUFFIXES, Part, can_be_split
 from data_prep.web.documents import ANNOTATION, FORMAT, WebUnit, write_unit
 from data_prep.web.reader import end_helper
 from data_prep.web.reasons import REASONS
 from data_prep.web.settings import WebConfig
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def import_pages(
     """
     corpus = as_path(corpus)
     if sources or not remove:
-        check_sources(sources)
+        _check_sources(sources)
     try:
         with lock_directory(corpus):
             _check_corpus(corpus)
@@ -80,15 +77,11 @@ def source_of(text: str) -> WebSource:
     return WebSource(text, default_name(text.removesuffix(suffix)))
 
 
-def check_sources(sources: Sequence[WebSource]) -> None:
+def _check_sources(sources: Sequence[WebSource]) -> None:
     """Raises `DataError` for names that cannot be used."""
-    names = [source.name for source in sources]
     if not sources:
         raise DataError("no source was given; name at least one WARC file or folder of them")
-    if odd := [name for name in names if not _NAME.fullmatch(name)]:
-        raise DataError(f"source name {odd[0]!r}: use letters, digits, '.', '_' and '-' only")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+    check_names([source.name for source in sources])
 
 
 def _check_corpus(corpus: Path) -> None:
