@@ -99,11 +99,8 @@ def _outcome(record: Record, config: WebConfig) -> Page | Dropped | None:
 
 def _page(record: Record, config: WebConfig) -> Page | Dropped:
     address = address_of(record.url, config.records.max_url_bytes)
-    if reason := _refusal(record, address):
-        said = f"{record.status}" if reason == "status" else ""
-        said = record.content_type if reason == "not_html" else said
-        said = record.kind if reason == "other_record" else said
-        return _dropped(record, reason, said)
+    if refusal := _refusal(record, address):
+        return _dropped(record, *refusal)
     limits = BodyLimits(config.records.max_html_bytes, config.records.max_ratio)
     sent = record.read(limits.max_bytes + 1)
     if len(sent) > limits.max_bytes:
@@ -125,15 +122,15 @@ def _page(record: Record, config: WebConfig) -> Page | Dropped:
     )
 
 
-def _refusal(record: Record, address: Address | None) -> str | None:
+def _refusal(record: Record, address: Address | None) -> Blame | None:
     """What is known before the body is read."""
     if record.kind not in (_RESPONSE, _RESOURCE):
-        return "other_record"
+        return "other_record", record.kind
     if address is None:
-        return "bad_url"
+        return "bad_url", ""
     if record.kind == _RESPONSE:
         if record.status is None:
-            return "bad_http"
+            return "bad_http", ""
         if record.status != _OK:
-            return "status"
-    return None if can_be_html(record.content_type) else "not_html"
+            return "status", str(record.status)
+    return None if can_be_html(record.content_type) else ("not_html", record.content_type)
