@@ -25,7 +25,7 @@ import tldextract
 
 from data_prep.annotators.base import Annotator
 from data_prep.errors import DataError
-from data_prep.web.site import Address, address_of
+from data_prep.web.site import Address, address_of, public_suffixes
 
 _DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
 _LABELS = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -206,6 +206,4 @@ def _digest(path: Path) -> str:
 
 @functools.cache
 def _suffixes() -> frozenset[str]:
-    """The public suffixes that tldextract ships, private ones such as github.io with them."""
-    extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
-    return frozenset(suffix.removeprefix("*.") for suffix in extract.tlds if not suffix.startswith("!"))
+    return frozenset(suffix.removeprefix("*.") for suffix in public_suffixes().tlds if not suffix.startswith("!"))

@@ -60,10 +60,10 @@ def _is_ip(host: str) -> bool:
 @functools.lru_cache(maxsize=1 << 16)
 def site_of(host: str) -> str:
     """The registrable domain of a host by the public suffix list that tldextract ships; an IP address is its own."""
-    return host if _is_ip(host) else _suffixes()(host).top_domain_under_public_suffix or host
+    return host if _is_ip(host) else public_suffixes()(host).top_domain_under_public_suffix or host
 
 
 @functools.cache
-def _suffixes() -> tldextract.TLDExtract:
-    """From what tldextract ships, never from the network; with hosts of many sites, such as github.io."""
+def public_suffixes() -> tldextract.TLDExtract:
+    """The list that tldextract ships, never from the network; with hosts of many sites, such as github.io."""
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
