@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.finish import bars
 from launch.full.settings import FullConfig
 from launch.stages import Stages
 from megatron_seed.config.schema import PhaseConfig, Recipe
 from megatron_seed.errors import SeedError
+
+if TYPE_CHECKING:
+    from data_prep.mixtures.plan import Plan
+    from data_prep.mixtures.settings import MixtureConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def _train_tokenizer(config: FullConfig, recipe: Recipe, categories: dict[str, C
 
     settings = TrainSettings(recipe.model.vocab_size, max_chars=config.tokenizer_characters, seed=recipe.seed)
     # Each text once: subsets of the code and strings of its repositories hold nothing else.
-    sources = [categories[name] for name in ("github", "web", "commits") if name in categories]
+    sources = [categories[name] for name in ("github", "web", "commits")]
     texts = itertools.chain.from_iterable(selected_texts(one.corpus, one.selection, "train") for one in sources)
     with bars() as progress:
         return train(texts, config.run_dir / "tokenizer", settings, progress)
@@ -123,7 +126,7 @@ def _weights(phase: PhaseConfig) -> dict[str, float]:
     return {source.name: source.weight / whole for source in phase.blend}
 
 
-def _mixture(config: FullConfig, recipe: Recipe, categories: dict[str, Category]) -> Any:
+def _mixture(config: FullConfig, recipe: Recipe, categories: dict[str, Category]) -> MixtureConfig:
     """The recipe's blends as `data mixtures` is asked for them."""
     from data_prep.mixtures.settings import MixtureConfig
 
@@ -151,14 +154,9 @@ def _amount(source: Any, weights: dict[str, float]) -> dict[str, float]:
     return amount if source.fim is None else {**amount, "fim": source.fim}
 
 
-def _epochs_needed(planned: Any) -> dict[str, int]:
-    """Builds that each category needs for each rate with infilling, as each epoch splits its documents elsewhere."""
+def _epochs_needed(planned: Plan) -> dict[str, int]:
+    """Builds that each category needs of each rate, one for an epoch where documents are split."""
     needed: dict[str, int] = {}
-    read: dict[tuple[str, float], float] = {}
     for entry in (entry for phase in planned.phases for entry in phase.entries):
-        key = (entry.category, entry.rate)
-        read[key] = read.get(key, 0.0) + entry.epochs
-    for (name, rate), epochs in read.items():
-        if rate:
-            needed[name] = max(needed.get(name, 1), math.ceil(epochs - 1e-3))
+        needed[entry.category] = max(needed.get(entry.category, 1), len(entry.builds) + entry.missing)
     return needed

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.mixtures.builds import Build
+from data_prep.mixtures.plan import plan
+from data_prep.mixtures.settings import MixtureConfig
 from launch.full.builds import Category, _epochs_needed, _mixture, _rates
 from launch.full.settings import FullConfig
 from launch.full.training import _with_paths, recipe_of
@@ -67,25 +70,20 @@ def test_each_category_is_built_at_the_rates_that_phases_read(categories: dict[s
     assert rates["github"] == [0.1, 0.5] and rates["web"] == [0.0, 0.5] and rates["commits_held_out"] == [0.0]
 
 
-class Entry:
-    def __init__(self, category: str, rate: float, epochs: float) -> None:
-        self.category, self.rate, self.epochs = category, rate, epochs
-
-
-class Phase:
-    def __init__(self, *entries: Entry) -> None:
-        self.entries = entries
-
-
-class Planned:
-    phases = (
-        Phase(Entry("github", 0.5, 2.4), Entry("web", 0.0, 7.0)),
-        Phase(Entry("github", 0.1, 0.7), Entry("github", 0.5, 0.5)),
-    )
-
-
 def test_an_epoch_of_split_documents_needs_a_build_of_its_own() -> None:
-    assert _epochs_needed(Planned()) == {"github": 3}
+    builds = {name: {"builds": name} for name in ("github", "web")}
+    phases = [
+        {"name": "one", "fim": 0.5, "blend": {"github": {"epochs": 2.4}, "web": {"epochs": 7, "fim": 0}}},
+        {"name": "two", "fim": 0.5, "blend": {"github": {"epochs": 0.5}}},
+        {"name": "three", "fim": 0.1, "blend": {"github": {"epochs": 0.7}}},
+    ]
+    rates = {"github": (0.1, 0.5), "web": (0.0,)}
+    found = {
+        name: [Build(f"{name}{rate}", 1000, 10, False, rate, "0:1", ("t", 8), name, f"{name}{rate}") for rate in those]
+        for name, those in rates.items()
+    }
+    planned = plan(MixtureConfig.model_validate({"categories": builds, "phases": phases}), found)
+    assert _epochs_needed(planned) == {"github": 3, "web": 1}
 
 
 def test_the_run_reads_its_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
