@@ -20,9 +20,18 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
     console.print(_training(results))
     for sample in results["samples"]:
         console.print(sample_panel(sample))
-    for check in results["export"]["checks"]:
-        console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
+    print_proof(results["export"], console)
     console.print()
+    print_places(run_dir, console)
+
+
+def print_proof(export: dict[str, Any], console: Console) -> None:
+    for check in export["checks"]:
+        console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
+
+
+def print_places(run_dir: Path, console: Console) -> None:
+    """Where model and report are."""
     for name, path in (("model", f"{run_dir / 'hf'}/   (transformers loads it)"), ("report", run_dir / "report.html")):
         # Unbroken, to be copied.
         console.print(f"{name:<8}{path}", markup=False, highlight=False, soft_wrap=True)

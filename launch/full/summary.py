@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.report.formats import count, decimal, duration, shortened
-from launch.summary import sample_panel
+from launch.summary import print_places, print_proof, sample_panel
 
 _GIVEN = (150, 250)
 """Characters that are shown of a prompt, of its beginning and of its end."""
@@ -21,12 +21,9 @@ def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> N
     console.print(_phases(results["training"]))
     for sample in results["samples"]:
         console.print(sample_panel({**sample, "prefix": shortened(sample["prefix"], *_GIVEN)}))
-    for check in results["export"]["checks"]:
-        console.print(f"[green]proved[/green] {check['name']}: {check['value']}")
+    print_proof(results["export"], console)
     console.print(f"\n{duration(sum(results['seconds'].values()))} in all")
-    for name, path in (("model", f"{run_dir / 'hf'}/   (transformers loads it)"), ("report", run_dir / "report.html")):
-        # Unbroken, to be copied.
-        console.print(f"{name:<8}{path}", markup=False, highlight=False, soft_wrap=True)
+    print_places(run_dir, console)
 
 
 def _phases(training: dict[str, Any]) -> Table:
