@@ -7,6 +7,7 @@ cannot be invented, one that is made of the installed packages file by file, and
 from __future__ import annotations
 
 import ast
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,8 +49,7 @@ def count_commits(path: Path, most: int | None = None) -> int:
     """Commits that HEAD reaches, counted up to `most`. Raises SeedError for what is no repository with a commit."""
     try:
         repository = pygit2.Repository(str(path))
-        walker = repository.walk(repository.head.target)
-        return sum(1 for _ in zip(walker, range(most), strict=False)) if most else sum(1 for _ in walker)
+        return sum(1 for _ in itertools.islice(repository.walk(repository.head.target), most))
     except (pygit2.GitError, KeyError) as error:
         raise SeedError(f"--history {path}: no Git repository with a commit: {error}") from None
 
@@ -81,7 +81,6 @@ def _make(into: Path, packages: Path, most: int) -> int:
     """A repository to which each commit adds one Python file that says in a docstring what it is."""
     repository = pygit2.init_repository(str(into), bare=True)
     head, made = [], 0
-    tree = repository.TreeBuilder().write()
     index = pygit2.Index()
     for path in sorted(packages.rglob("*.py")):
         if made >= most:

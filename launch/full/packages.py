@@ -71,9 +71,7 @@ def _files(package: Path) -> Iterator[tuple[str, int]]:
         folders[:] = sorted(name for name in folders if name not in IGNORED)
         for name in sorted(names):
             path = Path(folder, name)
-            if path.is_symlink() or not (
-                may_be_code(name) or name.upper().startswith(("LICENSE", "LICENCE", "COPYING"))
-            ):
+            if path.is_symlink() or not (may_be_code(name) or name.upper().startswith(_LICENCES)):
                 continue
             if (size := path.stat().st_size) <= _FILE_BYTES:
                 yield str(path.relative_to(package)), size
