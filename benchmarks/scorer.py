@@ -1,8 +1,8 @@
 """Scorers on real code of this machine: do they learn an oracle's scores, and how fast do they score?
 
 Installed packages are the repositories. A sample is rated over HTTP by an endpoint whose rules are hidden
-(`hidden_oracle.py`), through `data oracle`; the scorer sees scores of some repositories and is measured on others,
-beside always saying the mean, a regressor of the file's length alone, and a scorer trained on shuffled scores.
+(`launch/full/stand_in.py`), through `data oracle`; the scorer sees scores of some repositories and is measured on
+others, beside always saying the mean, a regressor of the file's length alone, and a scorer trained on shuffled scores.
 
     python benchmarks/scorer.py --work FOLDER --seed 7 --out scorer.json
     python benchmarks/scorer.py --work FOLDER --seed 7 --llama --out scorer.json   # and, on fewer files, a model scorer
@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from hidden_oracle import serve
 from pretrain_small import pretrain
 from real_code import ROOTS, files
 
@@ -43,6 +42,7 @@ from data_prep.scorer.examples import Examples, load_examples, scores_of
 from data_prep.scorer.linear import LinearSettings, fit
 from data_prep.scorer.measure import measure
 from data_prep.scorer.train import MEASURED, predict, train_scorer
+from launch.full.stand_in import serve
 
 ORACLE = "hidden"
 MOST_ERROR, LEAST_SPEARMAN = 0.7, 0.6

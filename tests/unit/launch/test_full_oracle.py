@@ -91,5 +91,5 @@ def test_the_port_is_given_back() -> None:
 
 
 def test_the_benchmark_of_scorers_uses_it() -> None:
-    source = (Path(__file__).parents[3] / "benchmarks" / "hidden_oracle.py").read_text()
+    source = (Path(__file__).parents[3] / "benchmarks" / "scorer.py").read_text()
     assert "launch.full.stand_in" in source
