@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from data_prep.documents import list_shards
 from data_prep.report.excerpts import without_secrets
@@ -59,15 +58,15 @@ def infilling_example(builds: Path, name: str, tokenizer: Path) -> dict[str, Any
     The one that best fits a screen, none of its parts short; None where the build has none.
     """
     build = IndexedTokens.open(builds / name)
-    roles = Encoder.load(tokenizer).special.require(*FIM_ROLES)
+    encoder = Encoder.load(tokenizer)
+    roles = encoder.special.require(*FIM_ROLES)
     places = read_parquet(builds / f"{name}.provenance.parquet", ["repository", "path"]).to_pylist()
     found = [(index, _parts(np.asarray(build.document(index)), roles)) for index in range(len(places))]
     split = [(index, parts) for index, parts in found if parts]
     if not split:
         return None
     index, parts = min(split, key=lambda one: _unfit([len(part) for part in one[1]]))
-    decoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    texts = [decoder.decode(part.tolist()) for part in parts]
+    texts = [encoder.decode(part) for part in parts]
     return {
         **places[index],
         "tokens": len(build.document(index)),
