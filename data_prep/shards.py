@@ -130,6 +130,12 @@ def write_atomic(path: Path, writer: Callable[[BinaryIO], Any]) -> Digest:
     return digest
 
 
+def sha256_of(path: Path) -> str:
+    """The digest (hex) of a file on a disk. Raises `OSError`."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _digest(stream: BinaryIO) -> Digest:
     stream.flush()
     stream.seek(0)

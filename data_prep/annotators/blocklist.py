@@ -11,7 +11,6 @@ mean all of it, write `*.github.io`.
 
 import functools
 import gzip
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import tldextract
 
 from data_prep.annotators.base import Annotator
 from data_prep.errors import DataError
+from data_prep.shards import sha256_of
 from data_prep.web.site import Address, address_of, public_suffixes
 
 _DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
@@ -53,7 +53,7 @@ class Blocklist(Annotator):
 
     def inputs(self) -> Any:
         """Digests of the lists, and the version of the public suffix list that tells sites apart."""
-        return [[(path.name, _digest(path)) for path in self.files()], tldextract.__version__]
+        return [[(path.name, sha256_of(path)) for path in self.files()], tldextract.__version__]
 
     def files(self) -> list[Path]:
         """The lists. Raises `DataError` where there are none."""
@@ -197,11 +197,6 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def _opened(path: Path) -> IO[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     return opened(path, "rt", encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """Which documents have which label and on which side they are, as a table of a database: metadata only, never text."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shard
 from data_prep.errors import DataError
 from data_prep.held_out import hash_below
 from data_prep.oracle.scores import oracle_names, scores_manifest, scores_path
-from data_prep.shards import fingerprint
+from data_prep.shards import fingerprint, sha256_of
 from data_prep.storage import is_remote, read_parquet_schema
 
 SIDES = ("train", "validation", "test")
@@ -223,8 +222,7 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ..
 
 def _digest_of(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"table {path} cannot be read: {error.strerror or error}") from None
 

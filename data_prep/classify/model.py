@@ -1,8 +1,8 @@
 """A text classifier: fastText with its labels, how texts are prepared for it, and its place on disk."""
 
-import hashlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data_prep.classify import native
 from data_prep.classify.preparation import VERSION, TextSettings, prepared
 from data_prep.errors import DataError
-from data_prep.shards import fingerprint, write_atomic, write_json
+from data_prep.shards import fingerprint, sha256_of, write_atomic, write_json
 from data_prep.storage import scratch_folder
 
 FORMAT = "data_prep.classifier/1"
@@ -120,9 +120,9 @@ class TextClassifier:
         with scratch_folder(folder, ".saving") as scratch:
             saved = scratch / "model.bin"
             self.model.save_model(str(saved))
-            sha256 = _sha256(saved)
+            sha256 = sha256_of(saved)
             with saved.open("rb") as stream:
-                written = write_atomic(folder / _file(sha256), lambda out: _copy(stream, out))
+                written = write_atomic(folder / _file(sha256), lambda out: shutil.copyfileobj(stream, out))
         description = {
             "format": FORMAT,
             "labels": self.labels,
@@ -143,7 +143,7 @@ class TextClassifier:
         about = describe(folder)
         path = folder / about["model"]["file"]
         try:
-            found = (path.stat().st_size, _sha256(path))
+            found = (path.stat().st_size, sha256_of(path))
         except OSError as error:
             raise DataError(f"{folder}: the model cannot be read ({error.strerror or error}); train it again") from None
         if found != (about["model"]["size_bytes"], about["model"]["sha256"]):
@@ -200,13 +200,3 @@ def _write_lines(path: Path, given: Iterable[tuple[str, str]], settings: TextSet
 
 def _file(sha256: str) -> str:
     return f"model-{sha256[:16]}.bin"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _copy(source: Any, out: Any) -> None:
-    while block := source.read(1 << 20):
-        out.write(block)
