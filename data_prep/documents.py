@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -117,6 +118,20 @@ def shard_batches(path: Path, columns: list[str] | None = None, batch_rows: int 
     """Reads a documents shard in row order, a bounded number of rows at a time."""
     with open_parquet(path, pre_buffer=False, buffer_size=1 << 20) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=columns, use_threads=False)
+
+
+def read_rows(path: Path, rows: np.ndarray, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Some rows of a documents shard (their numbers, ascending), by row group: (numbers, rows). Row groups that hold
+    none of them are not read."""
+    with open_parquet(path, pre_buffer=False) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            first, last = np.searchsorted(rows, (start, stop))
+            if first < last:
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+                yield rows[first:last], table.take(pa.array(rows[first:last] - start))
+            start = stop
 
 
 def documents_directory(corpus: Path) -> Path:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.dedup.settings import NearSettings
-from data_prep.documents import list_shards, shard_batches
+from data_prep.documents import list_shards, read_rows, shard_batches
 from data_prep.errors import DataError
-from data_prep.storage import open_parquet, read_parquet
+from data_prep.storage import read_parquet
 from data_prep.structure import ANNOTATION, structures_of
 
 START = "target_start_bytes"
@@ -46,17 +46,9 @@ def batches_of(shard: Path, looked_at: np.ndarray, targets: Path | None) -> Iter
 def texts_at(shard: Path, rows: np.ndarray, targets: Path | None) -> Iterator[np.ndarray]:
     """The bytes (uint8) of some rows, in order; only row groups that hold one are read."""
     starts = _starts(targets)
-    with open_parquet(shard) as file:
-        begin = 0
-        for group in range(file.num_row_groups):
-            end = begin + file.metadata.row_group(group).num_rows
-            chosen = rows[(rows >= begin) & (rows < end)]
-            if len(chosen):
-                texts = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-                own = None if starts is None else starts[chosen]
-                flat, offsets = _bytes_of(texts.combine_chunks().take(pa.array(chosen - begin)), own)
-                yield from (flat[a:b] for a, b in pairwise(offsets))
-            begin = end
+    for found, documents in read_rows(shard, rows, ["text"]):
+        flat, offsets = _bytes_of(documents["text"].combine_chunks(), None if starts is None else starts[found])
+        yield from (flat[a:b] for a, b in pairwise(offsets))
 
 
 def _starts(targets: Path | None) -> np.ndarray | None:

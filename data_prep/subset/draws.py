@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.documents import read_rows
 from data_prep.partitions import KEYS
 from data_prep.storage import open_parquet, read_bytes, read_parquet
 from data_prep.subset.settings import SubsetConfig
@@ -51,18 +52,19 @@ def count_shard(stream: BinaryIO, index: int, shard: Path, plan: Plan, examples:
 def _examples(state: ShardState, kind: str, mask: np.ndarray, documents: pa.Table, most: int) -> list[dict[str, Any]]:
     rows = np.flatnonzero(mask)
     key = state.plan.key(state.words[rows], kind)
-    rows = rows[np.argsort(key, kind="stable")[:most]]
+    first = np.argsort(key, kind="stable")[:most]
+    rows, key = rows[first], key[first]
     score = state.facts["score"]
     odds = read_log_odds(state.plan.rounds[-1].scores[state.index]) if state.plan.rounds else None
     return [
         {
             **about,
             "place": [state.index, int(row)],
-            "key": int(state.plan.key(state.words[row : row + 1], kind)[0]),
+            "key": own,
             "score": None if np.isnan(score[row]) else float(score[row]),
             "probability": None if odds is None else round(float(probability_of(odds[row])), 4),
         }
-        for row, about in zip(rows.tolist(), documents.take(pa.array(rows)).to_pylist(), strict=True)
+        for row, own, about in zip(rows.tolist(), key.tolist(), documents.take(pa.array(rows)).to_pylist(), strict=True)
     ]
 
 
@@ -116,23 +118,10 @@ def draw_shard(
     given = np.any([column.is_valid().to_numpy() for column in table.columns], axis=0)
     schema = pa.schema([*(pa.field(kind, pa.uint64()) for kind in bounds), pa.field("text", pa.string())])
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for rows, texts in read_texts(shard, given):
-            cut = pa.array([text[:characters] for text in texts], pa.string())
+        for rows, documents in read_rows(shard, np.flatnonzero(given), ["text"]):
+            cut = pa.array([text[:characters] for text in documents["text"].to_pylist()], pa.string())
             writer.write_table(table.take(pa.array(rows)).append_column("text", cut).cast(schema))
     return {"rows": int(given.sum())}
-
-
-def read_texts(shard: Path, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """(rows, their texts) of the `wanted` (bool [rows]), a row group at a time; others are not read."""
-    with open_parquet(shard, pre_buffer=False) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            rows = start + np.flatnonzero(wanted[start:stop])
-            if len(rows):
-                column = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-                yield rows, column.take(pa.array(rows - start)).to_pylist()
-            start = stop
 
 
 def cut(outputs: Sequence[Path], wanted: Mapping[str, int]) -> dict[str, int]:

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from data_prep.classify.model import ModelSettings, TextClassifier, describe, digest
 from data_prep.classify.preparation import TextSettings
+from data_prep.documents import read_rows
 from data_prep.errors import DataError
 from data_prep.storage import read_parquet
-from data_prep.subset.draws import cut, drawn, read_texts
+from data_prep.subset.draws import cut, drawn
 from data_prep.subset.state import MOST_ODDS, bin_of, is_positive, read_facts, read_log_odds
 
 TRAIN_FORMAT = "data_prep.subset.train/1"
@@ -113,7 +114,8 @@ def score_shard(stream: BinaryIO, shard: Path, facts: Path, folder: Path, model:
     classifier = _classifier(folder, model)
     inside = read_parquet(facts, ["inside"], use_threads=False)["inside"].to_numpy()
     odds = np.full(len(inside), np.nan, np.float32)
-    for rows, texts in read_texts(shard, inside):
+    for rows, documents in read_rows(shard, np.flatnonzero(inside), ["text"]):
+        texts = documents["text"].to_pylist()
         for start in range(0, len(rows), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             odds[rows[part]] = log_odds(classifier, texts[part])
