@@ -141,14 +141,14 @@ class Page(Annotator):
     def annotate(self, documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Any]]:
         texts = [document["text"] for document in documents]
         prose = [Prose.of(text) for text in texts]
-        dense = [len(_dense(text)) for text in texts]
-        rows = [self._look(*pair) for pair in zip(texts, prose, strict=True)]
+        dense = [text.encode("utf-8", "surrogatepass").translate(None, _WHITE) for text in texts]
+        rows = [self._look(*each) for each in zip(texts, dense, prose, strict=True)]
         found = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-        ngrams = WordNgrams(["\n".join(one.lines) for one in prose], dense)
+        ngrams = WordNgrams(["\n".join(one.lines) for one in prose], list(map(len, dense)))
         top = {f"top_{n}gram_share": ngrams.top_shares(n) for n in _TOP}
         return {**found, **top, **{f"repeated_{n}gram_share": ngrams.repeated_shares(n) for n in _REPEATED}}
 
-    def _look(self, text: str, prose: Prose) -> dict[str, Any]:
+    def _look(self, text: str, dense: bytes, prose: Prose) -> dict[str, Any]:
         said = "\n".join(prose.lines)
         head = said[: self.head_characters]
         language, margin = self._language(head)
@@ -156,7 +156,7 @@ class Page(Annotator):
             "words": _words(text),
             "characters": len(text),
             "prose_share": len(said) / max(1, len(text)),
-            "letter_share": _letters(text) / max(1, len(_dense(text).decode("utf-8", "surrogatepass"))),
+            "letter_share": _letter_share(dense),
             **_shares(prose.lines, said),
             "repeated_line_share": repeated_share(prose.lines, len(text)),
             "repeated_paragraph_share": repeated_share(prose.paragraphs, len(text)),
@@ -211,14 +211,11 @@ def _words(text: str) -> int:
     return words if text.isascii() else words + len(_UNSPACED.findall(text)) // _CHARACTERS_OF_A_WORD
 
 
-def _dense(text: str) -> bytes:
-    """UTF-8 without white space of ASCII."""
-    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
-
-
-def _letters(text: str) -> int:
-    """Letters of any script."""
-    data = text.encode("utf-8", "surrogatepass")
-    rest = data.translate(None, _ASCII_LETTERS)
-    letters = len(data) - len(rest)
-    return letters if text.isascii() else letters + sum(map(str.isalpha, rest.decode("utf-8", "surrogatepass")))
+def _letter_share(dense: bytes) -> float:
+    """Letters of any script in UTF-8 without white space of ASCII, of its characters."""
+    rest = dense.translate(None, _ASCII_LETTERS)
+    letters = len(dense) - len(rest)
+    if dense.isascii():
+        return letters / max(1, len(dense))
+    others = rest.decode("utf-8", "surrogatepass")
+    return (letters + sum(map(str.isalpha, others))) / (letters + len(others))
