@@ -48,14 +48,13 @@ def judge(
         return Outcome(problem="truncated")
     if not said:
         return Outcome(problem="empty")
-    last = _said(said.splitlines()[-1], answers)
-    own = _said(said, answers) - (_said(text, answers) - last)
+    last, every = _said(said.splitlines()[-1], answers), _said(said, answers)
+    own = every - (_said(text, answers) - last)
     if len(own) > 1:
         return Outcome(problem="ambiguous")
     if not own:
-        quoted = _said(said, answers)
         refused = _REFUSAL.search(said[:_REFUSAL_CHARACTERS])
-        return Outcome(problem="ambiguous" if quoted else "refused" if refused else "unparsable")
+        return Outcome(problem="ambiguous" if every else "refused" if refused else "unparsable")
     (value,) = own
     if answers:
         return Outcome(label=value) if value in answers else Outcome(problem="unknown_label")
