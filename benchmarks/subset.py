@@ -1,9 +1,9 @@
 """High-quality subset on real code of this machine: is what rounds of recall find better than a random draw?
 
 Installed packages are the repositories. An endpoint whose rules are hidden (`launch/full/stand_in.py`) rates a sample;
-a linear scorer learns it and scores every file; seeds, hard negatives and the rounds' own measures rest on these scores.
-What the subset is judged by is the hidden rule itself, with another draw of its noise, on files of repositories that
-neither the scorer nor a round was trained on. Beside the subset, of the same size: a random draw, and the highest
+a linear scorer learns it and scores every file; seeds, hard negatives and the rounds' own measures rest on these
+scores. What the subset is judged by is the hidden rule itself, with another draw of its noise, on files of repositories
+that neither the scorer nor a round was trained on. Beside the subset, of the same size: a random draw, and the highest
 scores.
 
     python benchmarks/subset.py --work FOLDER --seed 7 --out subset.json
