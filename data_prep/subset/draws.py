@@ -40,7 +40,7 @@ def count_shard(stream: BinaryIO, index: int, shard: Path, plan: Plan, examples:
     shown = {kind: kinds[kind] for kind in plan.changing_kinds()}
     said: dict[str, Any] = {"counts": {kind: int(mask.sum()) for kind, mask in kinds.items()}}
     if plan.rounds:
-        recalled = [state.recalled(number) for number in range(1, plan.number)][-2:]
+        recalled = [state.recalled(number) for number in range(1, plan.number)[-2:]]
         said["recalled"] = int(recalled[-1].sum())
         said["recalled_again"] = int(np.all(recalled, axis=0).sum()) if len(recalled) > 1 else 0
         shown[WRONG] = recalled[-1] & state.facts["validation"] & (state.facts["good"] == 0)

@@ -134,10 +134,13 @@ class ShardState:
         return read_facts(self.plan.facts[self.index])
 
     def recalled(self, round_: int) -> np.ndarray:
-        return self._bins(round_) >= self.plan.rounds[round_ - 1].threshold
+        return self._bins[round_ - 1] >= self.plan.rounds[round_ - 1].threshold
 
-    def _bins(self, round_: int) -> np.ndarray:
-        return bin_of(read_log_odds(self.plan.rounds[round_ - 1].scores[self.index]))
+    @cached_property
+    def _bins(self) -> list[np.ndarray]:
+        """Of each round, int16: a shard's scores are asked for several times, and read once."""
+        scores = (round_.scores[self.index] for round_ in self.plan.rounds)
+        return [bin_of(read_log_odds(path)).astype(np.int16) for path in scores]
 
     @cached_property
     def _positives(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -156,7 +159,7 @@ class ShardState:
         least = bin_of_probability(self.plan.source.new_positives.probability)
         for number in range(1, self.plan.number):
             bound = max(least, rounds[number - 1].threshold)
-            candidates[found(number)] = new = may_be_new & (since == 0) & (self._bins(number) >= bound)
+            candidates[found(number)] = new = may_be_new & (since == 0) & (self._bins[number - 1] >= bound)
             since[new & self._drawn(found(number), number + 1)] = number + 1
         return since, candidates
 
