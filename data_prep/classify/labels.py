@@ -71,8 +71,8 @@ def find_labelled(database: duckdb.DuckDBPyConnection, source: LabelSource, conf
     joined, label = _joined(database, source), _label(config)
     counts: dict[str, Any] = {}
     if config.table:
-        counts["unused_rows"] = _add_table(database, config.table)
-        joined += " LEFT JOIN given ON given.key = documents." + _rows(database, "FROM given_key")[0][0]
+        column, counts["unused_rows"] = _add_table(database, config.table)
+        joined += f" LEFT JOIN given ON given.key = documents.{column}"
     else:
         _try_all(database, source, config, joined)
     bounds = (hash_below(config.split.train), hash_below(config.split.train + config.split.validation))
@@ -185,8 +185,8 @@ def _try_all(database: duckdb.DuckDBPyConnection, source: LabelSource, config: C
             raise DataError(f"{name}: {in_words(error, [*source.annotations, *source.oracles])}") from None
 
 
-def _add_table(database: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Makes `given` (key, label) and `given_key` (the column of documents that keys are of); returns unused rows."""
+def _add_table(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int]:
+    """Makes `given` (key, label); returns the column of documents that keys are of, and how many rows are of none."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: a table ends in {', '.join(_READERS)}")
@@ -207,9 +207,8 @@ def _add_table(database: duckdb.DuckDBPyConnection, path: Path) -> int:
         raise DataError(
             f"{path}: {len(twice):,} keys have two labels, such as {twice[0][0]}: {twice[0][1]}, {twice[0][2]}"
         )
-    database.execute(f"CREATE TABLE given_key AS SELECT '{_KEYS[key]}' AS name")
     unused = f"SELECT count(*) FROM given WHERE key NOT IN (SELECT {_KEYS[key]} FROM documents)"
-    return _rows(database, unused)[0][0]
+    return _KEYS[key], _rows(database, unused)[0][0]
 
 
 def _by_label(database: duckdb.DuckDBPyConnection, side: int) -> dict[str, int]:
