@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from data_prep.classify.measure import Judged
+from data_prep.classify.model import digest
 from data_prep.report.charts import bare
 from data_prep.report.environment import environment
 from data_prep.report.excerpts import excerpt, read_texts
@@ -28,19 +29,19 @@ _KINDS = {
 }
 
 
-def write_page(about: Mapping[str, Any], digest: str, judged: Judged, shards: Sequence[Path], folder: Path) -> Path:
+def write_page(about: Mapping[str, Any], judged: Judged, shards: Sequence[Path], folder: Path) -> Path:
     """Writes `report.json` and `report.html` into `folder`; returns the page.
 
     `about`: what `model.json` says. `judged`: the documents of the test, of `shards`, from which samples are shown.
     """
-    write_json(folder / "report.json", {**about, "digest": digest})
+    about = {**about, "digest": digest(about)}
+    write_json(folder / "report.json", about)
     measured = about["measured"]
     page = (
         environment(Path(__file__).parent)
         .get_template("report.html.j2")
         .render(
             about=about,
-            digest=digest,
             measured=measured,
             curve=curve_chart(measured["recall"]) if "recall" in measured else None,
             samples=_samples(about, judged, shards),

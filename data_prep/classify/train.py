@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.classify.examples import labelled_texts, shuffled_texts
 from data_prep.classify.labels import SIDES, find_labelled, label_source
 from data_prep.classify.measure import Judged, by_site, measure_labels, measure_recall
-from data_prep.classify.model import FORMAT, TextClassifier, describe, digest
+from data_prep.classify.model import FORMAT, TextClassifier, describe
 from data_prep.classify.page import write_page
 from data_prep.classify.preparation import VERSION
 from data_prep.classify.settings import ClassifyConfig
@@ -61,7 +61,7 @@ def train_classifier(corpus: Path, out: Path, config: ClassifyConfig, workers: i
             for side, judged in (("validation", validation), ("test", test))
         }
     saved = classifier.save(out, {**about, "measured": measured})
-    write_page(saved, digest(saved), test, source.shards, _report(out))
+    write_page(saved, test, source.shards, _report(out))
     return {**saved, "made_now": True}
 
 
@@ -91,7 +91,7 @@ def check_classifier(
         found = measure_recall(test, about["positive"], about["threshold"], config.split.seed)
         measured["recall"] = {"test": found}
     checked = {**about, "corpus": str(corpus), "documents": counts, "measured": measured}
-    write_page(checked, digest(about), test, source.shards, into)
+    write_page(checked, test, source.shards, into)
     return checked
 
 
