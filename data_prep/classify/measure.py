@@ -1,6 +1,5 @@
 """How well a classifier does on documents of sites that it has not seen."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +89,9 @@ def _share(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _interval(part: np.ndarray, whole: np.ndarray, sites: Sequence[int], seed: int) -> list[float]:
+def _interval(part: np.ndarray, whole: np.ndarray, sites: np.ndarray, seed: int) -> list[float]:
     low, high = wilson(int(part.sum()), int(whole.sum()))
-    groups = np.unique(np.asarray(sites)[whole], return_inverse=True)[1]
+    groups = np.unique(sites[whole], return_inverse=True)[1]
     parts, wholes = np.bincount(groups, part[whole]), np.bincount(groups)
     if len(wholes) > 1:
         drawn = np.random.default_rng(seed)
