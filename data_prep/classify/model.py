@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from data_prep.classify import native
 from data_prep.classify.preparation import VERSION, TextSettings, prepared
 from data_prep.errors import DataError
+from data_prep.settings import Settings
 from data_prep.shards import fingerprint, sha256_of, write_atomic, write_json
 from data_prep.storage import scratch_folder
 
@@ -24,10 +25,8 @@ DESCRIPTION = "model.json"
 _AT_ONCE = 256  # texts
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(Settings):
     """How fastText is trained. The values are ours; the report names none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dim: int = Field(16, ge=1, le=4096)
     """Of the vectors of words."""
@@ -149,9 +148,7 @@ class TextClassifier:
         if found != (about["model"]["size_bytes"], about["model"]["sha256"]):
             raise DataError(f"{path} is not the file that {DESCRIPTION} describes; train it again")
         labels = tuple(about["labels"])
-        text = {key: value for key, value in about["text"].items() if key != "version"}
-        settings, text = ModelSettings.model_validate(about["settings"]), TextSettings.model_validate(text)
-        return cls(labels, settings, text, native.load(path, len(labels)))
+        return cls(labels, *_settings(about), native.load(path, len(labels)))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -172,14 +169,17 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _check(about: Mapping[str, Any]) -> None:
-    labels, text, model = about["labels"], dict(about["text"]), about["model"]
-    text.pop("version", None)
-    ModelSettings.model_validate(about["settings"])
-    TextSettings.model_validate(text)
+    labels, model = about["labels"], about["model"]
+    _settings(about)
     named = isinstance(labels, list) and len(set(labels)) >= 2 and all(isinstance(label, str) for label in labels)
     sound = re.fullmatch(r"[0-9a-f]{64}", model["sha256"]) and model["file"] == _file(model["sha256"])
     if not (named and sound and isinstance(model["size_bytes"], int)):
         raise TypeError
+
+
+def _settings(about: Mapping[str, Any]) -> tuple[ModelSettings, TextSettings]:
+    text = {key: value for key, value in about["text"].items() if key != "version"}
+    return ModelSettings.model_validate(about["settings"]), TextSettings.model_validate(text)
 
 
 def digest(about: Mapping[str, Any]) -> str:

@@ -15,9 +15,10 @@ from functools import cache
 
 import numba
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 import data_prep.dedup.jit  # noqa: F401 (before the first kernel runs)
+from data_prep.settings import Settings
 
 VERSION = 1
 """Raised when the same text would give another line."""
@@ -32,10 +33,8 @@ _MARKS += ((0x2010, 0x2027), (0x2030, 0x205E), (0x2190, 0x2BFF), (0x3001, 0x303F
 _SIGNS = ((0x0E00, 0x0E7F), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
 
 
-class TextSettings(BaseModel):
+class TextSettings(Settings):
     """What is read of a text. The values are ours."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     characters: int = Field(10_000, ge=100, le=10_000_000)
     """Of the beginning of each text; what comes after is not looked at."""
