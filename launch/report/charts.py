@@ -18,7 +18,7 @@ Points = list[dict[str, Any]]
 def loss_chart(training: dict[str, Any] | None) -> dict[str, Markup] | None:
     """Training and held-out loss over the unigram entropy, and the learning rate below. None without any loss."""
     training = training or {}
-    curve, held_out = _finite(training.get("curve")), _finite(training.get("held_out"))
+    curve, held_out = finite(training.get("curve")), finite(training.get("held_out"))
     named = [(name, points) for name, points in (("training", curve), ("held-out", held_out)) if points]
     if not named:
         return None
@@ -31,7 +31,8 @@ def loss_chart(training: dict[str, Any] | None) -> dict[str, Markup] | None:
     return render("loss", "Loss and learning rate by tokens trained on", f"{text}.".capitalize(), heights, draw)
 
 
-def _finite(points: Points | None) -> Points:
+def finite(points: Points | None) -> Points:
+    """Those with a loss."""
     return [point for point in points or () if point.get("loss") is not None and math.isfinite(point["loss"])]
 
 

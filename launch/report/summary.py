@@ -18,7 +18,7 @@ LAYOUT = {
 def tiles(results: dict[str, Any]) -> list[Tile]:
     """The tiles of the first screen; those of stages that have not run are left out."""
     training = results.get("training") or {}
-    found = [_documents(results), *_speed(training, results), *_quality(training), _export(results)]
+    found = [_documents(results), *_speed(training, results), *_quality(training), proof(results)]
     return [tile for tile in found if tile]
 
 
@@ -57,7 +57,7 @@ def _quality(training: dict[str, Any]) -> list[Tile]:
     note = "How much code it has never seen surprises the model; lower is better."
     if entropy is not None:
         note += f" Knowing only how often each token occurs gives {decimal(entropy)} (unigram entropy)."
-    found = [Tile("Held-out loss", _change(points, "loss"), "nats per token", note, _mood(points[-1]["loss"], entropy))]
+    found = [Tile("Held-out loss", _change(points, "loss"), "nats per token", note, mood(points[-1]["loss"], entropy))]
     if points[-1].get("bits_per_byte") is not None:
         note = "The same, as the size to which the model could compress each byte of that code; plain text takes 8."
         found.append(Tile("Held-out size", _change(points, "bits_per_byte"), "bits per byte", note))
@@ -69,13 +69,15 @@ def _change(points: list[dict[str, Any]], key: str) -> str:
     return " → ".join(decimal(point.get(key)) for point in ends)
 
 
-def _mood(loss: float | None, entropy: float | None) -> str:
+def mood(loss: float | None, entropy: float | None) -> str:
+    """Whether a model knows more than how frequent tokens are."""
     if loss is None or entropy is None:
         return ""
     return "good" if loss < entropy else "bad"
 
 
-def _export(results: dict[str, Any]) -> Tile | None:
+def proof(results: dict[str, Any]) -> Tile:
+    """What was found when the export was compared with what was trained."""
     export = results.get("export")
     if not export:
         return Tile("Export", "None", "", "No Hugging Face model was written.", "bad")

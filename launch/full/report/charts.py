@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from data_prep.report.charts import bare
 from data_prep.report.formats import count
 from data_prep.report.svg import HELD_OUT, INK, LEVEL, LINE, MUTED, RUNS, TRAIN, render
+from launch.report.charts import finite
 
 _SOURCES = {"github": RUNS[0], "infilling": RUNS[1], "web": RUNS[2], "commits": RUNS[3], "repositories": RUNS[4]}
 _SMOOTH_STEPS = 15
@@ -22,15 +22,11 @@ _SMOOTH_STEPS = 15
 
 def loss_chart(training: Mapping[str, Any]) -> dict[str, Markup]:
     """Training loss and the learning rate, with the borders of the phases."""
-    curve = _finite(training["curve"])
+    curve = finite(training["curve"])
     phases = training["phases"]
     text = "; ".join(f"{phase['name']} ends at {phase['loss']:.2f}" for phase in phases if phase["loss"] is not None)
     title, draw = "Training loss and learning rate by tokens", partial(_draw_loss, curve, phases)
     return render("loss", title, text, {"wide": 430, "narrow": 400}, draw)
-
-
-def _finite(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [point for point in points if point.get("loss") is not None and math.isfinite(point["loss"])]
 
 
 def _draw_loss(
@@ -82,7 +78,7 @@ def _finish(top: Axes, bottom: Axes, phases: Sequence[Mapping[str, Any]], narrow
 
 def held_out_chart(training: Mapping[str, Any]) -> dict[str, Markup] | None:
     """Held-out loss of every source by tokens."""
-    points = _finite(training["held_out"])
+    points = finite(training["held_out"])
     if not points:
         return None
     names = list(dict.fromkeys(point["source"] for point in points))

@@ -16,7 +16,7 @@ from launch.full.report.charts import held_out_chart, loss_chart
 from launch.full.report.examples import infilling_example, page_before_and_after
 from launch.full.report.facts import corpus_facts, site_kinds, write_corpus_pages
 from launch.full.settings import FullConfig
-from launch.report.summary import layout, model_facts
+from launch.report.summary import layout, model_facts, mood, proof
 
 TOP = 8
 _GIVEN = (500, 250)
@@ -127,20 +127,16 @@ def _tiles(results: dict[str, Any]) -> list[Tile]:
     phases = training["phases"]
     documents = sum(found["documents"] for found in code["left"].values())
     first, last = phases[0]["sequence_length"], phases[-1]["sequence_length"]
-    passed = sum(check["passed"] is True for check in results["export"]["checks"])
-    checks = len(results["export"]["checks"])
     entropy = training["unigram_entropy"].get("github")
     loss = phases[-1]["held_out"].get("github", {}).get("loss")
-    mood = "" if None in (loss, entropy) else "good" if loss < entropy else "bad"
     measured = code["quality"]["scorer"]["measured"]
+    frequencies = f"Frequencies alone give {decimal(entropy)}."
     guess, steps = decimal(measured["mean_predictor_mae"]), count(training["steps"])
-    proof = f"{passed} of {checks} checks that the Hugging Face model equals the trained one have passed."
-    proven = passed == checks
     return [
         Tile("Files of code", count(documents), "kept", "After duplicates, signs, benchmarks and the lowest tenth."),
         Tile("Scorer", decimal(measured["mae"]), "mean absolute error", f"Always saying the mean gives {guess}."),
         Tile("Trained on", count(training["tokens"]), "tokens", f"In {len(phases)} phases, {steps} steps."),
         Tile("Context", f"{count(first)} → {count(last)}", "tokens", f"{last / first:g} times as long in the end."),
-        Tile("Held-out code", decimal(loss), "nats per token", f"Frequencies alone give {decimal(entropy)}.", mood),
-        Tile("Export", "Proven" if proven else "Not proven", "", proof, "good" if proven else "bad"),
+        Tile("Held-out code", decimal(loss), "nats per token", frequencies, mood(loss, entropy)),
+        proof(results),
     ]
