@@ -22,7 +22,7 @@ _FONT_PIXELS = 12.5
 # Stand-ins that matplotlib writes, replaced by the style sheet's variables of the same names.
 INK, MUTED, LINE, PAPER, TRAIN, HELD_OUT, DROP, LEVEL = (f"#0a0a{index:02x}" for index in range(8))
 RUNS = tuple(f"#0a0a{index:02x}" for index in range(8, 16))
-"""Of runs that are compared; a page that draws them has --run-1 to --run-8 in its style sheet."""
+"""Of runs that are compared; a page that draws them includes `runs.css`, or has colours of its own by these names."""
 _VARIABLES = {
     INK: "ink",
     MUTED: "muted",
