@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,14 +57,14 @@ class WebUnit:
 
 @dataclass
 class _Tally:
+    drops: Drops
     documents: int = 0
     text_bytes: int = 0
-    drops: Drops = field(default_factory=Drops)
 
 
 def write_unit(stream: BinaryIO, unit: WebUnit, inputs: str, corpus: Path, config: WebConfig) -> Mapping[str, Any]:
     """Shard function: writes the documents shards of a unit, the annotation beside each, and its ledger to `stream`."""
-    tally = _Tally(drops=Drops(config.examples))
+    tally = _Tally(Drops(config.examples))
     pages = _pages(unit, config, tally.drops)
     files: dict[str, Any] = {}
     shards: list[str] = []

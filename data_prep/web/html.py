@@ -17,7 +17,7 @@ from data_prep.web.layout import BLOCK, BLOCK_END, INLINE, INLINE_END, MARKS, La
 from data_prep.web.settings import ExtractionSettings
 
 _TITLE_CHARACTERS = 512
-_MARKED = {ord(mark): None for mark in MARKS}
+_WITHOUT_MARKS = {ord(mark): None for mark in MARKS}
 # Written out for both cases: a pattern that ignores case is searched for much more slowly.
 _PRE = re.compile(r"(<[pP][rR][eE](?:\s[^>]*)?>)(?:\r?\n)?")
 _PRE_END = re.compile(r"<(?=/[pP][rR][eE][\s>])")
@@ -55,7 +55,7 @@ def extract(html: str, settings: ExtractionSettings) -> Extracted:
     if _may_be_deeper(marked, settings.max_depth):
         _check_depth(tree, settings.max_depth)
     blocks += _wrap(tree, marked, settings.preformatted)
-    title = " ".join((tree.title or "").translate(_MARKED).split())[:_TITLE_CHARACTERS]
+    title = " ".join((tree.title or "").translate(_WITHOUT_MARKS).split())[:_TITLE_CHARACTERS]
     found = _content(tree, marked, blocks, settings)
     return Extracted(found.text, title, found.code_characters > 0, found.code_share, found.code_blocks)
 
@@ -90,7 +90,7 @@ def _keep_main(tree: HTMLTree, html: str) -> bool:
 def _mark(html: str) -> tuple[str, int]:
     """The page with marks around what is in its code elements, and how many `pre` elements it starts."""
     if any(mark in html for mark in MARKS):
-        html = html.translate(_MARKED)
+        html = html.translate(_WITHOUT_MARKS)
     html, blocks = _PRE.subn(rf"\1{BLOCK}", html)
     if blocks:
         html = _PRE_END.sub(BLOCK_END + "<", html)
