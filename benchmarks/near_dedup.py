@@ -419,7 +419,7 @@ from data_prep.dedup.steps import make_runner
 settings = NearSettings()
 comparison = compare_at(settings.permutations, settings.threshold, settings.recall, settings)
 corpus = Path(sys.argv[1])
-make_signatures(corpus, settings, comparison.cut, make_runner(corpus, 1, None, 2400, None, None))
+make_signatures(corpus, settings, {}, comparison.cut, make_runner(corpus, 1, None, 2400, None, None))
 """
 
 DATATROVE = """

@@ -17,7 +17,7 @@ from data_prep.shards import finished_manifests
 
 ANNOTATION = "commits"
 COLUMNS = ["id", "markers", "headings", "target_start"]
-HEADINGS = pa.list_(pa.struct([("role", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
+HEADINGS_TYPE = pa.list_(pa.struct([("role", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 
 
 class Heading(NamedTuple):

@@ -26,7 +26,7 @@ from data_prep.languages import UNKNOWN, detect
 from data_prep.shards import ShardTask, write_shard
 from data_prep.sources.base import Drops
 from data_prep.storage import read_parquet
-from data_prep.structure import ANNOTATION, HEADINGS
+from data_prep.structure import ANNOTATION, HEADINGS_TYPE
 from tokenizer.encode import Encoder
 
 FORMAT = "data_prep.commits/2"
@@ -42,7 +42,7 @@ FACTS = pa.schema(
         pa.field("left_out", pa.list_(pa.string())),
         pa.field("format", pa.string()),
         pa.field("markers", pa.string()),
-        pa.field("headings", HEADINGS),
+        pa.field("headings", HEADINGS_TYPE),
         pa.field("target_start", pa.int64()),
         pa.field("target_start_bytes", pa.int64()),
         pa.field("tokens", pa.int32()),

@@ -17,14 +17,13 @@ from data_prep.storage import read_parquet
 from data_prep.structure import ANNOTATION, structures_of
 
 START = "target_start_bytes"
+Targets = Mapping[str, tuple[Path, str]]
+"""Name of a documents shard -> the annotation of its targets and its digest; empty where whole texts are compared."""
 _BATCH_ROWS = 512
 
 
-def targets_of(corpus: Path, settings: NearSettings) -> Mapping[str, tuple[Path, str]]:
-    """Name of a documents shard -> the annotation of its targets and its digest; empty where whole texts are compared.
-
-    Raises `DataError` where targets are asked for and not recorded.
-    """
+def targets_of(corpus: Path, settings: NearSettings) -> Targets:
+    """What is compared of a corpus. Raises `DataError` where targets are asked for and not recorded."""
     if settings.text == "all":
         return {}
     found = structures_of(corpus, list_shards(corpus))

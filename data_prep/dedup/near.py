@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from data_prep.annotations import annotation_directory, current_annotation, write_table
 from data_prep.dedup.catalogue import dedup_directory, hex_of, keep_only, update_catalogue
-from data_prep.dedup.compared import batches_of, targets_of, texts_at
+from data_prep.dedup.compared import Targets, batches_of, targets_of, texts_at
 from data_prep.dedup.earlier import is_null
 from data_prep.dedup.exact import NAME as EXACT
 from data_prep.dedup.known_pairs import KnownPairs
@@ -83,7 +83,7 @@ def annotate_near(
             comparison = compare_at(settings.permutations, settings.threshold, settings.recall, settings)
             row_bytes = _BAND_BYTES * comparison.cut.bands
             runner = make_runner(corpus, workers, partitions, row_bytes, engine, progress)
-            manifests = _annotate(level, settings, comparison, runner, rekey)
+            manifests = _annotate(level, settings, targets, comparison, runner, rekey)
     return summary(manifests)
 
 
@@ -100,11 +100,11 @@ def kept_flags(annotation: pa.Table) -> np.ndarray:
 
 
 def _annotate(
-    level: Level, settings: NearSettings, comparison: Comparison, runner: Runner, rekey: bool
+    level: Level, settings: NearSettings, targets: Targets, comparison: Comparison, runner: Runner, rekey: bool
 ) -> list[dict[str, Any]]:
     catalogue = update_catalogue(level.corpus, runner)
     earlier = level.earlier(catalogue, runner, rekey)
-    signatures = make_signatures(level.corpus, settings, comparison.cut, runner)
+    signatures = make_signatures(level.corpus, settings, targets, comparison.cut, runner)
     known = _known_pairs(level, settings, comparison, signatures)
     # A run from nothing compares everything: known pairs of large buckets may be others than it would look at.
     anew = earlier is None
@@ -113,7 +113,7 @@ def _annotate(
         Items(signatures.side(BANDS), signatures.paths, catalogue.paths, fresh),
         fingerprint(signatures.digest, catalogue.digest),
         comparison,
-        partial(make_sets, level.corpus, settings, runner, level.work),
+        partial(make_sets, level.corpus, settings, targets, runner, level.work),
         Output((), ()) if anew else known.carry(runner, level.work),
         Ranking(_ORDER, () if anew else earlier.paths),
         runner,
@@ -137,13 +137,12 @@ def _known_pairs(level: Level, settings: NearSettings, comparison: Comparison, s
     return KnownPairs(dedup_directory(level.corpus) / "pairs" / NAME, asked, named)
 
 
-def make_signatures(corpus: Path, settings: NearSettings, cut: Bands, runner: Runner) -> Output:
+def make_signatures(corpus: Path, settings: NearSettings, targets: Targets, cut: Bands, runner: Runner) -> Output:
     """For each documents shard a table (row, sketch, ngrams) of the files looked at, and a run of their band keys."""
     folder = dedup_directory(corpus) / "signatures"
     shards = list_shards(corpus)
     keep_only(folder, {shard.stem for shard in shards})
     asked = (SIGNATURES, settings.permutations, settings.ngram_words, settings.seed, cut.bands, cut.rows)
-    targets = targets_of(corpus, settings)
     tasks = []
     for shard in shards:
         exact = annotation_directory(corpus, EXACT) / shard.name
@@ -188,9 +187,11 @@ def band_records(rows: np.ndarray, signature: np.ndarray, with_set: np.ndarray, 
     return records(BAND, key=keys.ravel(), row=np.repeat(rows[with_set], cut.bands))
 
 
-def make_sets(corpus: Path, settings: NearSettings, runner: Runner, work: Path, merged: Output) -> Output:
+def make_sets(
+    corpus: Path, settings: NearSettings, targets: Targets, runner: Runner, work: Path, merged: Output
+) -> Output:
     """For each documents shard a table (row, set) of the files that some pair needs."""
-    tasks, common, targets = [], (merged.side(NEEDED), settings.ngram_words), targets_of(corpus, settings)
+    tasks, common = [], (merged.side(NEEDED), settings.ngram_words)
     for index, shard in enumerate(list_shards(corpus)):
         output = work / "sets" / f"{shard.stem}.arrow"
         made_of = fingerprint(merged.digest, index)
