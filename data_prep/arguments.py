@@ -99,6 +99,12 @@ def engine_of(name: str, options: list[str] | None, workers: int, work: Path) ->
     return make_engine(name, workers, place, pairs(options, "--engine-option"))
 
 
+def wide_console() -> Console:
+    """The terminal; elsewhere as wide as tables and paths need, since nothing says how wide that is."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
     """Progress on a terminal; silence elsewhere."""

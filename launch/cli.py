@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from data_prep.arguments import wide_console
 from data_prep.cli import app as data_app
 from data_prep.errors import DataError
 from launch.quickstart_command import quickstart
@@ -20,7 +20,6 @@ from megatron_seed.errors import SeedError
 from tokenizer.cli import app as tokenizer_app
 from tokenizer.errors import TokenizerError
 
-_WIDE = 160
 """Characters of a table that goes to no terminal."""
 
 app = typer.Typer(
@@ -47,8 +46,7 @@ def compare(
     """Show runs side by side: settings that differ, curves by tokens and by FLOPs, last numbers, events."""
     from launch.compare import compare_command
 
-    console = Console()
-    compare_command(runs, out, console if console.is_terminal else Console(width=_WIDE))
+    compare_command(runs, out, wide_console())
 
 
 app.registered_commands += training_app.registered_commands

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from data_prep.arguments import wide_console
 from megatron_seed.errors import SeedError
 
 if TYPE_CHECKING:
     from data_prep.inspect.show import Shown
     from megatron_seed.config.schema import PhaseConfig, Recipe
     from megatron_seed.data.cursor import Cursor
-
-_WIDE = 160
 
 
 def sample(
@@ -45,8 +43,7 @@ def sample(
         write_page(html, f"Samples of {loaded.name}", facts, shown)
         typer.echo(f"{html}: {len(numbers)} samples of {loaded.name}, phase {chosen.name}")
         return
-    console = Console()
-    print_shown(console if console.is_terminal else Console(width=_WIDE), shown, ids)
+    print_shown(wide_console(), shown, ids)
 
 
 def show_samples(

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from data_prep.arguments import pairs
+from data_prep.arguments import pairs, wide_console
 from data_prep.errors import DataError
 
-_WIDE = 160
 _OF_BUILDS = "builds: "
 _OF_CORPORA = "corpora: "
 _CORPUS_OPTIONS = {"selection", "as_json"}
@@ -45,9 +44,7 @@ def inspect(
     from data_prep.inspect.show import print_shown, write_page
     from data_prep.storage import as_path
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
+    console = wide_console()
     given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
     path = as_path(place)
     if not is_build(path):

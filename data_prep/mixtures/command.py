@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from data_prep.arguments import folder
+from data_prep.arguments import folder, wide_console
 from data_prep.errors import DataError
-
-_WIDE = 160
 
 
 def mixtures(
@@ -30,12 +27,9 @@ def mixtures(
     from data_prep.mixtures.write import table_of, write_plan
 
     settings = load_config(config)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
     found = {name: find_builds(name, category.builds) for name, category in settings.categories.items()}
     planned = plan(settings, found)
-    console.print(table_of(planned))
+    wide_console().print(table_of(planned))
     if planned.problems:
         raise DataError("; ".join(planned.problems))
     for phase in planned.phases:
