@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.storage import open_parquet
+from data_prep.documents import read_rows
 
 _ROWS = 256
 COLUMNS = ("_shard", "_row", "repository", "label", "key")
@@ -23,16 +23,11 @@ def labelled_texts(
     wanted = f"FROM chosen WHERE side IN ({', '.join(map(str, sides))})"
     for (index,) in database.execute(f"SELECT DISTINCT _shard {wanted} ORDER BY 1").fetchall():
         rows = database.sql(f"SELECT {', '.join(COLUMNS)} {wanted} AND _shard = {index} ORDER BY _row").to_arrow_table()
-        with open_parquet(shards[index], pre_buffer=False) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                stop = start + file.metadata.row_group(group).num_rows
-                own = rows.filter(pc.and_(pc.greater_equal(rows["_row"], start), pc.less(rows["_row"], stop)))
-                if own.num_rows:
-                    texts = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-                    cut = pc.utf8_slice_codeunits(texts.take(pc.subtract(own["_row"], start)), 0, characters)
-                    yield own.append_column("text", cut)
-                start = stop
+        start = 0
+        for found, documents in read_rows(shards[index], rows["_row"].to_numpy(), ["text"]):
+            cut = pc.utf8_slice_codeunits(documents["text"], 0, characters)
+            yield rows.slice(start, len(found)).append_column("text", cut)
+            start += len(found)
 
 
 def shuffled_texts(

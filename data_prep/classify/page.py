@@ -1,6 +1,6 @@
 """How well a classifier does, as JSON and as an HTML page that needs nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from data_prep.classify.measure import Judged
 from data_prep.classify.model import digest
+from data_prep.documents import read_rows
 from data_prep.report.charts import bare
 from data_prep.report.environment import environment
-from data_prep.report.excerpts import excerpt, read_texts
+from data_prep.report.excerpts import Place, excerpt, read_texts
 from data_prep.report.svg import HELD_OUT, LINE, MUTED, TRAIN, render
 from data_prep.shards import write_atomic, write_json
-from data_prep.storage import open_parquet
 
 _HEIGHTS = {"wide": 420, "narrow": 320}
 _EACH = 4
@@ -120,13 +120,13 @@ def _near(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[st
     return found
 
 
-def _names(shards: Sequence[Path], places: Any) -> dict[tuple[int, int], dict[str, str]]:
-    found = {}
+def _names(shards: Sequence[Path], places: Iterable[Place]) -> dict[Place, dict[str, str]]:
+    """Repository and path by place."""
+    names = {}
     by_shard: dict[int, list[int]] = {}
-    for shard, row in places:
+    for shard, row in sorted(places):
         by_shard.setdefault(shard, []).append(row)
     for shard, rows in by_shard.items():
-        with open_parquet(shards[shard]) as file:
-            table = file.read(columns=["repository", "path"], use_threads=False).take(rows)
-        found |= {(shard, row): entry for row, entry in zip(rows, table.to_pylist(), strict=True)}
-    return found
+        for found, documents in read_rows(shards[shard], np.array(rows), ["repository", "path"]):
+            names |= {(shard, row): entry for row, entry in zip(found.tolist(), documents.to_pylist(), strict=True)}
+    return names
