@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_prep.annotations import annotation_names, current_annotation
 from data_prep.database import add_shards_view, open_database
-from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards
+from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards, read_rows
 from data_prep.errors import DataError
 from data_prep.oracle.settings import REPORT_COUNTS, SampleSettings
 from data_prep.redaction import COLUMN as REDACTIONS
@@ -202,15 +202,10 @@ def _gather_texts(
     database.unregister("_empty")
     for index, rows in sorted(taken.items()):
         rows = sorted(rows)
-        with pq.ParquetFile(shards[index], pre_buffer=False) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                stop = start + file.metadata.row_group(group).num_rows
-                inside = [entry for entry in rows if start <= entry[0] < stop]
-                if inside:
-                    table = file.read_row_group(group, columns=SCHEMA.names, use_threads=False)
-                    _insert(database, table.take([row - start for row, _, _ in inside]), inside)
-                start = stop
+        start = 0
+        for found, documents in read_rows(shards[index], np.array([row for row, _, _ in rows]), SCHEMA.names):
+            _insert(database, documents, rows[start : start + len(found)])
+            start += len(found)
 
 
 def _insert(database: duckdb.DuckDBPyConnection, table: pa.Table, rows: list[tuple[int, int, Any]]) -> None:
