@@ -80,6 +80,8 @@ def _run_full(values: dict[str, Any]) -> None:
 
     if (values["oracle_url"] is None) != (values["oracle_model"] is None):
         raise SeedError("--oracle and --oracle-model belong together: an endpoint, and what it calls its model")
+    if values["oracle_key_env"] and values["oracle_url"] is None:
+        raise SeedError("--oracle-key-env goes with --oracle: the stand-in needs no key")
     console, config = Console(), FullConfig(**_given(values))
     print_summary(full(config, console), config.run_dir, console)
 

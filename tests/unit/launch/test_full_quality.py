@@ -53,6 +53,11 @@ def test_an_endpoint_and_its_model_belong_together(options: dict[str, str]) -> N
         quickstart_command.quickstart(full=True, **options)
 
 
+def test_a_key_without_an_endpoint_is_refused() -> None:
+    with pytest.raises(SeedError, match="--oracle-key-env goes with --oracle:"):
+        quickstart_command.quickstart(full=True, oracle_key_env="KEY")
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [({"history": Path("x")}, "--history"), ({"oracle": "u"}, "--oracle"), ({"pages": 3}, "--pages")],
