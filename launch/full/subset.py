@@ -64,18 +64,12 @@ def _asked(seed: float, good: float, poor: float) -> dict[str, Any]:
 
 def _scores_at(corpus: Path, shares: tuple[float, ...]) -> tuple[float, ...]:
     """Scores below which these shares of the kept files are."""
-    import numpy as np
+    from data_prep.report.source import open_source
 
-    from data_prep.annotations import annotation_directory
-    from data_prep.documents import list_shards
-    from data_prep.storage import read_parquet
-
-    found: list[float] = []
-    for shard in list_shards(corpus):
-        splits = read_parquet(corpus / "selections" / KEPT / shard.name, ["split"])["split"].to_pylist()
-        scores = read_parquet(annotation_directory(corpus, "quality") / shard.name, ["score"])["score"].to_pylist()
-        found += [score for score, split in zip(scores, splits, strict=True) if split == "train" and score is not None]
-    return tuple(round(float(value), 3) for value in np.quantile(found, shares))
+    with open_source(corpus, KEPT, 1) as source:
+        found = f"quantile_cont(quality.score::DOUBLE, {list(shares)}) AS scores FROM {source.joined('quality')}"
+        (row,) = source.rows(f"SELECT {found} WHERE split = 'train'")
+    return tuple(round(score, 3) for score in row["scores"])
 
 
 def _select(config: FullConfig, corpus: Path) -> dict[str, Any]:
