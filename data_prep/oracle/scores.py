@@ -76,7 +76,8 @@ def read_scores(corpus: Path, name: str) -> pa.Table:
     """
     table = _read(corpus, name)
     if table.schema.equals(LABEL_SCHEMA):
-        raise DataError(f"oracle {name} gives labels ({', '.join(labels_of(table))}), no scores")
+        labels = sorted(set(table["label"].to_pylist()) - {None})
+        raise DataError(f"oracle {name} gives labels ({', '.join(labels)}), no scores")
     return table
 
 
@@ -98,11 +99,6 @@ def _read(corpus: Path, name: str) -> pa.Table:
         path = scores_path(corpus, name)
         raise DataError(f"{path}: other columns than expected; make the scores again with `data oracle`")
     return table
-
-
-def labels_of(table: pa.Table) -> list[str]:
-    """The labels that occur in a table."""
-    return sorted(set(table["label"].to_pylist()) - {None})
 
 
 def scores_manifest(corpus: Path, name: str) -> dict[str, Any]:
