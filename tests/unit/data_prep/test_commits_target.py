@@ -34,10 +34,10 @@ def test_lines_joined_are_the_text(text):
     assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines[:-1])
 
 
-def as_decoded(target: str) -> str:
+def as_decoded(target: str, marker: str = STRINGS["commit_changes"]) -> str:
     """The target as it reads when its heading was a special token."""
     rows, _, edits = target.partition("\n## changes\n")
-    return f"{rows}\n{STRINGS['commit_changes']}{edits}"
+    return f"{rows}\n{marker}{edits}"
 
 
 @settings(max_examples=300, deadline=None)
@@ -50,6 +50,8 @@ def test_any_change_of_texts(texts, context_lines, format):
     changed = {path: text for path, text in after.items() if text != before[path]}
     for said in (target, as_decoded(target)):
         assert apply_target(said, before.__getitem__, format) == Applied(changed, frozenset())
+    own = "<[reserved-12]>"  # of a tokenizer that has its own token for the heading
+    assert apply_target(as_decoded(target, own), before.__getitem__, format, own) == Applied(changed, frozenset())
 
 
 @settings(max_examples=100, deadline=None)
