@@ -114,7 +114,7 @@ def selected_batches(
     """
     beside = {chosen: read_parquet(chosen, use_threads=False)}
     if structure:
-        beside[structure] = read_parquet(structure, STRUCTURE)
+        beside[structure] = read_parquet(structure, STRUCTURE, use_threads=False)
     start = 0
     with open_parquet(shard, pre_buffer=False) as file:
         for path, table in beside.items():

@@ -24,15 +24,14 @@ _MEANS = (("subset", "subset"), ("random", "random"), ("by_score", "highest by s
 _GROUPS = (("all", DROP, "all of the source"), ("random", MUTED, "a random draw"), ("subset", TRAIN, "the subset"))
 
 
-def write_page(report: Mapping[str, Any], shards: Sequence[Path], folder: Path) -> Path:
-    """Writes `report.json` and `report.html` into `folder`; returns the page. Excerpts are read from the `shards`."""
+def write_page(report: Mapping[str, Any], shards: Sequence[Path], folder: Path) -> None:
+    """Writes `report.json` and `report.html` into `folder`. Excerpts are read from the `shards`."""
     write_json(folder / "report.json", report)
     charts = [source_charts(index, source) for index, source in enumerate(report["sources"])]
     page = environment(Path(__file__).parent).get_template("report.html.j2")
     shown = list(zip(report["sources"], charts, _examples(report, shards), strict=True))
     html = page.render(report=report, sources=shown, is_doubtful=is_doubtful)
     write_atomic(folder / "report.html", lambda stream: stream.write(html.encode("utf-8", "replace")))
-    return folder / "report.html"
 
 
 def _examples(report: Mapping[str, Any], shards: Sequence[Path]) -> list[list[dict[str, Any]]]:
