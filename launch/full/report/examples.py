@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.documents import list_shards
-from data_prep.report.excerpts import without_secrets
+from data_prep.report.excerpts import read_texts, without_secrets
 from data_prep.report.formats import shortened
+from data_prep.report.source import open_source
 from data_prep.storage import read_parquet
 from megatron_seed.data.indexed import IndexedTokens
 from tokenizer.encode import Encoder
@@ -20,21 +20,23 @@ _PAGE_CHARACTERS = 3000
 
 def page_before_and_after(archives: Path, corpus: Path, selection: str) -> dict[str, str] | None:
     """A kept page with code as its archive holds it and as text: much code, and a text that fits a screen."""
-    best: tuple[float, str, str] | None = None
-    for shard in list_shards(corpus):
-        rows = read_parquet(shard, ["path", "text"]).to_pylist()
-        splits = read_parquet(corpus / "selections" / selection / shard.name, ["split"])["split"].to_pylist()
-        facts = read_parquet(corpus / "annotations" / "web" / shard.name, ["url", "has_code", "code_share"]).to_pylist()
-        for row, split, fact in zip(rows, splits, facts, strict=True):
-            unfit = abs(len(row["text"]) - _PAGE_CHARACTERS // 2) - 2 * _PAGE_CHARACTERS * (fact["code_share"] or 0)
-            if split and fact["has_code"] and (best is None or unfit < best[0]):
-                best = (unfit, fact["url"], row["text"])
-    before = _html_of(archives, best[1]) if best else None
+    unfit = f"abs(size_bytes - {_PAGE_CHARACTERS // 2}) - {2 * _PAGE_CHARACTERS} * coalesce(web.code_share, 0)"
+    with open_source(corpus, selection, 1) as source:
+        found = source.rows(
+            f"SELECT web.url AS url, _shard, _row FROM {source.joined('web')} WHERE split IS NOT NULL AND web.has_code "
+            f"ORDER BY {unfit}, id LIMIT 1"
+        )
+        places = [(row["_shard"], row["_row"]) for row in found]
+        texts = read_texts(source.shards, places)
+    before = _html_of(archives, found[0]["url"]) if found else None
     if before is None:
         return None
-    _, url, after = best
     body = before.lower().find("<body")  # what a browser shows begins here
-    return {"url": url, "before": _shown(before[max(0, body) :]), "after": _shown(after)}
+    return {
+        "url": found[0]["url"],
+        "before": shortened(without_secrets(before[max(0, body) :]), _PAGE_CHARACTERS, 0),
+        "after": shortened(texts[places[0]], _PAGE_CHARACTERS, 0),
+    }
 
 
 def _html_of(archives: Path, url: str) -> str | None:
@@ -46,10 +48,6 @@ def _html_of(archives: Path, url: str) -> str | None:
                 if record.headers.get("WARC-Target-URI") == url:
                     return record.reader.read().decode("utf-8", "replace")
     return None
-
-
-def _shown(text: str) -> str:
-    return shortened(without_secrets(text), _PAGE_CHARACTERS, 0)
 
 
 def infilling_example(builds: Path, name: str, tokenizer: Path) -> dict[str, Any] | None:
