@@ -97,6 +97,8 @@ class PhaseData:
 
     def counted(self, index: int) -> np.ndarray | None:
         """[sequence_length] bool, which labels of a sample have a loss; None for all of them."""
+        if all(stream.all_count for stream in self.streams):  # nothing to look for, as in most phases
+            return None
         chosen, before = self.blend.source(index)
         stream = self.streams[chosen]
         parts = [stream.counted(start, stop - start) for start, stop in self._windows(stream).ranges(before)]

@@ -73,7 +73,7 @@ class TokenStream:
 
     def counted(self, position: int, length: int) -> np.ndarray | None:
         """[length] bool, which of the tokens [position, position + length) count as labels; None for all of them."""
-        if all(build.loss_starts is None for build in self.builds):
+        if self.all_count:
             return None
         counts, place = np.ones(length, bool), 0
         for piece in self.documents(position, length):
@@ -82,6 +82,11 @@ class TokenStream:
             counts[place : place + min(max(given, 0), piece.tokens)] = False
             place += piece.tokens
         return counts
+
+    @functools.cached_property
+    def all_count(self) -> bool:
+        """Every token counts as a label."""
+        return all(build.loss_starts is None for build in self.builds)
 
     @functools.cached_property
     def _round_tokens(self) -> np.ndarray:
