@@ -1,4 +1,4 @@
-"""How a run is kept going and watched; nothing of it changes what is trained."""
+"""How a run is kept going and watched: checkpoints, guards, stops, logs."""
 
 from __future__ import annotations
 

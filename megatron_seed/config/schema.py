@@ -1,4 +1,5 @@
-"""Every setting of a training run, documented where it is declared. Unknown keys are refused (see `load`)."""
+"""A training run: model, layout, phases, optimizer, and the recipe that holds all settings. Unknown keys are refused (see
+`load`)."""
 
 from __future__ import annotations
 
