@@ -1,5 +1,5 @@
-"""A training run: model, layout, phases, optimizer, and the recipe that holds all settings. Unknown keys are refused (see
-`load`)."""
+"""A training run: model, layout, phases, optimizer, and the recipe that holds all settings. Unknown keys are refused
+(see `load`)."""
 
 from __future__ import annotations
 
