@@ -63,13 +63,11 @@ def import_(
 ) -> None:
     """Bring a corpus up to date with its sources."""
     from data_prep.importing import ImportLimits, SourceSpec, import_documents
-    from data_prep.sources.plan import default_name
+    from data_prep.sources.plan import default_name, named
 
     specs = []
-    for source in sources or []:
-        name, equals, path = source.partition("=")
-        named = equals and "://" not in name  # a URL may hold a "="
-        specs.append(SourceSpec(kind, path, name) if named else SourceSpec(kind, source, default_name(source)))
+    for name, path in map(named, sources or []):
+        specs.append(SourceSpec(kind, path, default_name(path) if name is None else name))
     limits = ImportLimits(max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, shard_bytes=shard_bytes)
     chosen = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:

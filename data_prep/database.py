@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -69,7 +69,7 @@ def open_shard(
             names = ", ".join(f'"{name}"' for name in read_parquet_schema(path).names if name != left_out)
             connection.execute(
                 f'CREATE VIEW "{view}" AS SELECT {names}, file_row_number AS _row '
-                f"FROM read_parquet('{_quoted(path)}', file_row_number = true)"
+                f"FROM read_parquet({_path(path)}, file_row_number = true)"
             )
             tables.append(f'"{view}"')
         yield connection, " POSITIONAL JOIN ".join(tables)
@@ -90,7 +90,7 @@ def add_shards_view(connection: duckdb.DuckDBPyConnection, view: str, shards: Se
     connection.register("_positions", positions)
     connection.execute(f'CREATE TABLE "{table}" AS FROM _positions')
     connection.unregister("_positions")
-    paths = ", ".join(f"'{_quoted(shard)}'" for shard in shards)
+    paths = ", ".join(map(_path, shards))
     connection.execute(
         f'CREATE VIEW "{view}" AS SELECT {columns}, _shard, file_row_number AS _row '
         f'FROM read_parquet([{paths}], filename = true, file_row_number = true) JOIN "{table}" ON filename = _path'
@@ -112,10 +112,20 @@ def _local_copy(shard: Path, folder: Path) -> Path:
     return folder / shard.name
 
 
-def _quoted(path: Path) -> str:
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def words_in(queries: Iterable[str]) -> set[str]:
+    """The words of SQL: an annotation that is not among them is not asked for."""
+    return {word for query in queries for word in re.findall(r"\w+", query)}
+
+
+def _path(path: Path) -> str:
     if any(character in str(path) for character in "*?["):
         raise DataError(f"{path}: the path of a corpus must not contain *, ? or [")
-    return str(path).replace("'", "''")
+    return literal(str(path))
 
 
 def shard_tables(

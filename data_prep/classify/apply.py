@@ -16,7 +16,7 @@ from data_prep.annotate import IsolationLimits, annotate
 from data_prep.annotations import annotation_directory, remove_orphans, write_table
 from data_prep.annotators.base import Annotator, AnnotatorSpec
 from data_prep.classify.model import TextClassifier, describe, digest
-from data_prep.database import add_shards_view, open_database, shard_tables
+from data_prep.database import add_shards_view, literal, open_database, shard_tables
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
@@ -178,7 +178,7 @@ def _label_sites(
 
 
 def _sites_query(labels: Sequence[str]) -> str:
-    names = ", ".join("'" + label.replace("'", "''") + "'" for label in labels)
+    names = ", ".join(map(literal, labels))
     sums = ", ".join(
         f"sum(round({_MILLIONTHS} * probabilities[{place}])::BIGINT)" for place in range(1, len(labels) + 1)
     )

@@ -1,6 +1,5 @@
 """Which documents have which label and on which side they are, as a table of a database: metadata only, never text."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import duckdb
 
 from data_prep.annotations import annotation_names, current_annotation
 from data_prep.classify.settings import ClassifyConfig
-from data_prep.database import add_shards_view, in_words
+from data_prep.database import add_shards_view, in_words, literal, words_in
 from data_prep.documents import METADATA_COLUMNS, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.held_out import hash_below
@@ -23,9 +22,9 @@ ORACLE = "oracle_"
 MOST_LABELS = 1000
 _KEYS = {"id": "id", "site": "repository", "repository": "repository"}
 _READERS = {
-    ".parquet": "read_parquet('{}')",
-    ".csv": "read_csv('{}', header = true, all_varchar = true)",
-    ".jsonl": "read_json('{}', format = 'newline_delimited')",
+    ".parquet": "read_parquet({})",
+    ".csv": "read_csv({}, header = true, all_varchar = true)",
+    ".jsonl": "read_json({}, format = 'newline_delimited')",
 }
 
 
@@ -42,7 +41,7 @@ class LabelSource:
 
 def label_source(corpus: Path, config: ClassifyConfig) -> LabelSource:
     """What the config's SQL names. Raises `DataError` where it is missing or out of date."""
-    words = {word for query in (*config.labels.values(), config.label or "") for word in re.findall(r"\w+", query)}
+    words = words_in([*config.labels.values(), config.label or ""])
     whole = corpus_fingerprint(corpus)
     found = {name: current_annotation(corpus, name, whole) for name in annotation_names(corpus) if name in words}
     oracles = {} if is_remote(corpus) else {f"{ORACLE}{name}": name for name in oracle_names(corpus)}
@@ -155,7 +154,7 @@ def _label(config: ClassifyConfig) -> str:
         return "given.label"
     if config.label:
         return f"nullif(({config.label})::VARCHAR, '')"
-    cases = " ".join(f"WHEN ({query})::BOOLEAN THEN '{_quoted(name)}'" for name, query in config.labels.items())
+    cases = " ".join(f"WHEN ({query})::BOOLEAN THEN {literal(name)}" for name, query in config.labels.items())
     return f"CASE {cases} END"
 
 
@@ -169,7 +168,7 @@ def _joined(database: duckdb.DuckDBPyConnection, source: LabelSource) -> str:
         said = next(name for name in ("score", "label") if name in read_parquet_schema(path).names)
         database.execute(
             f'CREATE VIEW "{view}" AS SELECT id AS _id, sha256 AS _text, {said}, problem, cut '
-            f"FROM read_parquet('{_quoted(path)}')"
+            f"FROM read_parquet({literal(str(path))})"
         )
         joined += f' LEFT JOIN "{view}" ON "{view}"._id = documents.id AND "{view}"._text = documents.sha256'
     return joined
@@ -191,7 +190,7 @@ def _add_table(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, in
     if reader is None:
         raise DataError(f"{path}: a table ends in {', '.join(_READERS)}")
     try:
-        rows = f"FROM {reader.format(_quoted(path))}"
+        rows = f"FROM {reader.format(literal(str(path)))}"
         names = [name for name, *_ in _rows(database, f"DESCRIBE {rows}")]
         key = next((name for name in _KEYS if name in names), None)
         if key is None or "label" not in names:
@@ -224,7 +223,3 @@ def _digest_of(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise DataError(f"table {path} cannot be read: {error.strerror or error}") from None
-
-
-def _quoted(text: Any) -> str:
-    return str(text).replace("'", "''")

@@ -35,19 +35,18 @@ def commits(
     from data_prep.commits.repositories import CommitSource, local_path
     from data_prep.commits.run import import_commits
     from data_prep.commits.settings import load_config
-    from data_prep.sources.plan import default_name
+    from data_prep.sources.plan import default_name, named
 
-    named = []
-    for source in sources:
-        name, equals, path = source.partition("=")
-        path = local_path(path if equals else source)
-        named.append(CommitSource(path, name if equals else default_name(path)))
+    chosen = []
+    for name, path in map(named, sources):
+        path = local_path(path)
+        chosen.append(CommitSource(path, default_name(path) if name is None else name))
     counter = str(tokenizer.resolve()) if tokenizer else None
     sample = {"format": format, "markers": markers, "tokenizer": counter, "max_tokens": max_tokens}
     settings = load_config(config, {"sample": {key: value for key, value in sample.items() if value is not None}})
-    chosen = engine_of(engine, engine_option, workers, corpus)
+    place = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:
-        report = import_commits(corpus, named, settings, metadata, workers, progress, chosen, remove or ())
+        report = import_commits(corpus, chosen, settings, metadata, workers, progress, place, remove or ())
     typer.echo(
         f"{corpus}: {report.documents:,} commits, {report.text_bytes / 1e6:,.2f} MB of text, {report.shards} shards "
         f"({report.units_made} of {report.units} batches made now)"

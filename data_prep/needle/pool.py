@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.documents import list_shards
+from data_prep.documents import list_shards, read_rows
 from data_prep.errors import DataError
 from data_prep.needle.settings import NeedleSettings
 from data_prep.needle.templates import TEMPLATES
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
-from data_prep.storage import open_parquet, read_parquet
+from data_prep.storage import read_parquet
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "repository", "path", "language", "text")])
 _ABOUT = ["id", "language", "size_bytes"]
@@ -90,19 +90,10 @@ def _read(
         wanted = np.sort([place.row for place in places if place.shard == number])
         chosen = read_parquet(_chosen(corpus, selection, shards[number]), use_threads=False)
         spans = chosen[REDACTIONS] if REDACTIONS in chosen.column_names else None
-        with open_parquet(shards[number], pre_buffer=False) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            starts = np.cumsum([0, *sizes])
-            for group in range(file.num_row_groups):
-                rows = wanted[(wanted >= starts[group]) & (wanted < starts[group + 1])]
-                if not len(rows):
-                    continue
-                table = file.read_row_group(group, columns=SCHEMA.names, use_threads=False)
-                for row, document in zip(
-                    rows.tolist(), table.take(pa.array(rows - starts[group])).to_pylist(), strict=True
-                ):
-                    document["text"] = redact(document["text"], spans[row].as_py() if spans is not None else None)
-                    found[number, row] = document
+        for rows, table in read_rows(shards[number], wanted, SCHEMA.names):
+            for row, document in zip(rows.tolist(), table.to_pylist(), strict=True):
+                document["text"] = redact(document["text"], spans[row].as_py() if spans is not None else None)
+                found[number, row] = document
     for place in places:
         document = found[place.shard, place.row]
         if max(map(len, document["text"].split("\n"))) <= settings.max_line_characters:

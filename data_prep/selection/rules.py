@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import duckdb
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_prep.database import literal, words_in
 from data_prep.held_out import hash_below
 from data_prep.languages import LANGUAGES
 from data_prep.settings import Settings
@@ -147,7 +148,7 @@ class Sample(Settings):
     def drops(self) -> str:
         """SQL, by the hashes as hex digits."""
         bounds = Keyed(self.by, {value: hash_below(rate) for value, rate in self.rates.items()}, hash_below(self.rate))
-        return f"sha256('{self.seed}:' || documents.id) >= {bounds.sql(_literal)}"
+        return f"sha256('{self.seed}:' || documents.id) >= {bounds.sql(literal)}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Keyed:
     def sql(self, written: Callable[[Any], str]) -> str:
         """The number as SQL; each as `written` gives it. Null is no value, so it gets the default."""
         other = "NULL" if self.default is None else written(self.default)
-        cases = "".join(f" WHEN {_literal(value)} THEN {written(number)}" for value, number in self.values.items())
+        cases = "".join(f" WHEN {literal(value)} THEN {written(number)}" for value, number in self.values.items())
         by = "documents.language" if self.by == _LANGUAGE else f"({self.by})::VARCHAR"
         return f"CASE {by}{cases} ELSE {other} END" if cases else other
 
@@ -250,7 +251,7 @@ class Condition:
             yield f"({self.per})::VARCHAR"
 
     def words(self) -> set[str]:
-        return {word for query in self.queries() for word in re.findall(r"\w+", query)}
+        return words_in(self.queries())
 
 
 def condition(rule: Rule, answers: Mapping[str, str]) -> Condition:
@@ -290,10 +291,6 @@ def looks_at_others(database: duckdb.DuckDBPyConnection, query: str, annotations
 def _plain(number: float) -> str:
     """Exactly the digits that Python prints, without an exponent: DuckDB reads them as a decimal, not as a binary."""
     return f"{Decimal(repr(number)):f}"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _percent(share: float) -> str:

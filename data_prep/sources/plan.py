@@ -56,6 +56,12 @@ def _is_folder(spec: SourceSpec) -> bool:
     return is_folder
 
 
+def named(source: str) -> tuple[str | None, str]:
+    """Name, if there is one, and path of `PATH` or `NAME=PATH`; a URL may hold a "=" itself."""
+    name, equals, path = source.partition("=")
+    return (name, path) if equals and "://" not in name else (None, source)
+
+
 def default_name(path: str) -> str:
     """A source name made from the last part of a path."""
     base = os.path.basename(os.path.abspath(path))

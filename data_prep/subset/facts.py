@@ -5,7 +5,6 @@ the columns that it looks at, so another `good` trains nothing anew.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.database import in_words, open_shard
+from data_prep.database import in_words, open_shard, words_in
 from data_prep.errors import DataError
 from data_prep.held_out import HeldOut
 from data_prep.selection.rules import looks_at_others
@@ -54,7 +53,7 @@ class Question:
         return cls(source.name, columns, names, validation)
 
     def words(self) -> set[str]:
-        return {word for sql in self.columns.values() for word in re.findall(r"\w+", sql)}
+        return words_in(self.columns.values())
 
 
 def hard(index: int) -> str:

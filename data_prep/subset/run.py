@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from data_prep.annotations import annotation_directory, annotation_names, current_annotation, remove_orphans
 from data_prep.annotators.base import BUILT_IN
+from data_prep.database import words_in
 from data_prep.documents import SCHEMA, corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
@@ -199,7 +200,7 @@ def _read_shards(corpus: Path, name: str, config: SubsetConfig) -> Shards:
     if not shards:
         raise DataError(f"{corpus}: the corpus has no documents")
     sql = [config.score, *(text for source in config.resolved() for text in source.conditions().values())]
-    words = {word for text in sql for word in re.findall(r"\w+", text)}
+    words = words_in(sql)
     names = [name for name in annotation_names(corpus) if name in words]
     if name in words:
         raise DataError(f"subset {name!r}: its SQL names the annotation that it makes; call it otherwise")

@@ -20,7 +20,7 @@ from data_prep.shards import ShardTask, fingerprint, lock_directory
 from data_prep.sources.base import Drops
 from data_prep.sources.content import printable
 from data_prep.sources.objects import objects_below
-from data_prep.sources.plan import check_names, default_name
+from data_prep.sources.plan import check_names, default_name, named
 from data_prep.storage import as_path, in_words, is_remote, version_of
 from data_prep.web.archive import SUFFIXES, Part, can_be_split
 from data_prep.web.documents import ANNOTATION, FORMAT, WebUnit, write_unit
@@ -70,8 +70,8 @@ def import_pages(
 
 def source_of(text: str) -> WebSource:
     """The source that a command line names: `PATH`, or `NAME=PATH`."""
-    name, equals, path = text.partition("=")
-    if equals and "://" not in name:  # a URL may hold a "="
+    name, path = named(text)
+    if name is not None:
         return WebSource(path, name)
     suffix = next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if text.endswith(suffix)), "")
     return WebSource(text, default_name(text.removesuffix(suffix)))
