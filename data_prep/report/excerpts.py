@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.annotators.secrets import Secrets
+from data_prep.documents import read_rows
 from data_prep.redaction import redact
 from data_prep.report.source import Source
-from data_prep.storage import open_parquet
 
 _HEAD_LINES, _MIDDLE_LINES, _LAST_LINES, _LINE_CHARACTERS = 11, 6, 4, 120
 _DIFF_LINES, _COMPARED_LINES = 14, 1000
@@ -35,14 +35,9 @@ def read_texts(shards: Sequence[Path], places: Iterable[Place]) -> dict[Place, s
     for shard, row in places:
         wanted.setdefault(shard, set()).add(row)
     for shard, rows in wanted.items():
-        with open_parquet(shards[shard]) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            starts = np.cumsum([0, *sizes])
-            groups = {row: int(np.searchsorted(starts, row, "right")) - 1 for row in rows}
-            for group in sorted(set(groups.values())):
-                column = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-                for row in (row for row in rows if groups[row] == group):
-                    texts[shard, row] = without_secrets(column[row - int(starts[group])].as_py())
+        for numbers, table in read_rows(shards[shard], np.array(sorted(rows)), ["text"]):
+            for row, text in zip(numbers.tolist(), table["text"].to_pylist(), strict=True):
+                texts[shard, row] = without_secrets(text)
     return texts
 
 
