@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from megatron.core import tensor_parallel
 
-from megatron_seed.model.cross_entropy import softmax_and_loss
+from megatron_seed.model.cross_entropy import vocab_parallel_cross_entropy
 from megatron_seed.runtime.weight_gradient import accumulate
 
 
@@ -52,7 +52,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.settings = (real_vocab_size, chunk_tokens, fused)
         ctx.main_grad = getattr(weight, "main_grad", None) if fused else None
         parts = [
-            softmax_and_loss(rows @ weight.t(), own, real_vocab_size)[1]
+            vocab_parallel_cross_entropy(rows @ weight.t(), own, real_vocab_size)
             for rows, own in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True)
         ]
         return torch.cat(parts)
@@ -66,9 +66,10 @@ class _ChunkedLoss(torch.autograd.Function):
         total = ctx.main_grad if fused else torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(hidden), chunk_tokens):
             part = slice(start, start + chunk_tokens)
-            softmax, _, own, mine = softmax_and_loss(hidden[part] @ weight.t(), labels[part], real_vocab_size)
-            softmax.scatter_add_(1, own[:, None], -mine[:, None].to(softmax.dtype))
-            scaled = softmax.mul_(grad[part, None]).to(weight.dtype)
+            logits = (hidden[part] @ weight.t()).requires_grad_()
+            with torch.enable_grad():
+                losses = vocab_parallel_cross_entropy(logits, labels[part], real_vocab_size)
+            (scaled,) = torch.autograd.grad(losses, logits, grad[part])
             torch.matmul(scaled, weight, out=grad_hidden[part])
             accumulate(hidden[part], scaled, total)
         # The sum over tensor-parallel ranks is the backward of how `hidden` came here.

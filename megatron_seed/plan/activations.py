@@ -175,14 +175,17 @@ def head_kept(work: Work) -> Parts:
     """Bytes that the last norm, the head and the loss keep."""
     norm = sum(norm_tensors(work))
     if not work.loss_chunk_tokens:
-        # Probabilities, each token's label and whether it is this rank's.
-        return {"norms": norm, "logits and loss": (FP32 * work.rows + 9) * work.tokens}
+        # Probabilities, each token's label and whether it is this rank's; or the logits' gradient in their own place.
+        kept = work.element * work.rows if work.kernels.transformer_engine else FP32 * work.rows + 9
+        return {"norms": norm, "logits and loss": kept * work.tokens}
     gathered = work.element * work.hidden * work.tokens if work.outer_tokens < work.tokens else 0.0
     return {"norms": norm, "logits and loss": gathered + 8 * work.tokens}
 
 
 def head_working(work: Work) -> float:
     """Most bytes that head and loss need at once beside what `head_kept` counts."""
+    if work.kernels.transformer_engine:
+        return _head_working_in_place(work)
     element, table = work.element, work.rows * work.hidden
     narrow = element < FP32
     gradient = element * work.hidden * work.tokens
@@ -202,6 +205,18 @@ def head_working(work: Work) -> float:
     # gradient. In fp32 the gradient lies in the probabilities' own memory, in bf16 that is free by then.
     freed = FP32 * work.rows * work.tokens if narrow else 0.0
     return max(logits, logits - freed + own + gradient + gathered, own + copied + gradient - freed)
+
+
+def _head_working_in_place(work: Work) -> float:
+    """The same where the loss needs no room of its own: what follows from the logits' gradient."""
+    table, gradient = work.rows * work.hidden, work.element * work.hidden * work.tokens
+    own = 0.0 if work.fused_weight_gradient else work.element * table
+    if work.loss_chunk_tokens:
+        logits = work.element * work.rows * min(work.loss_chunk_tokens, work.tokens)
+        total = 0.0 if work.fused_weight_gradient else FP32 * table
+        return gradient + total + max(logits, own)
+    gathered = gradient if work.outer_tokens < work.tokens else 0.0
+    return own + gradient + gathered
 
 
 def layer_working(work: Work) -> float:
