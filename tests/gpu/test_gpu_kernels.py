@@ -8,15 +8,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from megatron_seed.config.presets import PRESETS
-from megatron_seed.config.schema import LayoutConfig, ModelConfig, YarnRope
+from megatron_seed.config.schema import LayoutConfig, ModelConfig, OptimizerConfig, YarnRope
 from megatron_seed.runtime import device
-from megatron_seed.runtime.groups import process_groups
+from megatron_seed.runtime.groups import Groups, process_groups
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,12 +27,13 @@ pytestmark = [
 ]
 CONFIG = ModelConfig(**{**PRESETS["seed_coder_100m"], "num_layers": 4})
 LENGTH, ROWS = 512, 2
+RATE = 1e-3
 
 
 @contextmanager
-def groups() -> Iterator[None]:
-    with process_groups(LayoutConfig(), seed=0):
-        yield
+def groups() -> Iterator[Groups]:
+    with process_groups(LayoutConfig(), seed=0) as found:
+        yield found
 
 
 def build(spec: str, config: ModelConfig = CONFIG, **compute: Any) -> torch.nn.Module:
@@ -63,6 +67,86 @@ def loss_and_gradients(model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
+
+
+def in_training(spec: str) -> tuple[list[Any], Any]:
+    """A model with its gradient buffers, and its optimizer."""
+    from megatron_seed.optim.build import build_optimizer, set_learning_rate, wrap_data_parallel
+
+    models = wrap_data_parallel([build(spec)], LayoutConfig())
+    optimizer = build_optimizer(models, OptimizerConfig(), LayoutConfig(), "bf16")
+    set_learning_rate(optimizer, RATE)
+    return models, optimizer
+
+
+def test_fifty_steps_of_both_specs_have_the_same_loss() -> None:
+    from megatron_seed.train.step import train_step
+
+    text = torch.from_numpy(np.frombuffer(Path(__file__).read_bytes(), np.uint8).astype(np.int64))
+    losses = {}
+    for spec in ("te", "sdpa"):
+        with groups() as found:
+            models, optimizer = in_training(spec)
+            losses[spec] = []
+            for step in range(50):
+                rows = torch.stack([text[101 * (step + row) :][: LENGTH + 1] for row in range(ROWS)])
+                batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:], "loss_mask": torch.ones(ROWS, LENGTH)}
+                losses[spec].append(train_step(models, optimizer, [batch], found).loss)
+    print(losses)
+    assert losses["te"][-1] < losses["te"][0] / 2
+    assert losses["te"] == pytest.approx(losses["sdpa"], abs=0.1)
+    assert sum(losses["te"][-10:]) == pytest.approx(sum(losses["sdpa"][-10:]), abs=10 * 0.03)
+
+
+def test_fused_adam_is_torchs_adamw() -> None:
+    config = OptimizerConfig()
+    with groups():
+        (model,), optimizer = in_training("te")
+        pairs = [(parameter, parameter.main_param.detach().clone()) for parameter in model.parameters()]
+        decays = {True: config.weight_decay, False: 0.0}
+        theirs = torch.optim.AdamW(
+            [
+                {"params": [own for parameter, own in pairs if (parameter.dim() > 1) == matrix], "weight_decay": decay}
+                for matrix, decay in decays.items()
+            ],
+            lr=RATE,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+        )
+        began = [own.clone() for _, own in pairs]
+        for step in range(5):
+            generator = torch.Generator().manual_seed(step)
+            for parameter, own in pairs:
+                own.grad = torch.randn(own.shape, generator=generator).to(own.device) * 10.0 ** (step - 3)
+                parameter.main_grad.copy_(own.grad.view_as(parameter.main_grad))
+            optimizer.prepare_grads()
+            optimizer.step_with_ready_grads()
+            theirs.step()
+    for (parameter, own), before in zip(pairs, began, strict=True):
+        assert relative(parameter.main_param.view_as(own) - before, own - before) < 1e-4
+        assert torch.equal(parameter.main_param.view_as(parameter).bfloat16(), parameter)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", [0, 37])
+def test_the_fused_loss_is_torchs_without_the_padding(dtype: torch.dtype, padding: int) -> None:
+    from megatron_seed.model.cross_entropy import vocab_parallel_cross_entropy
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    real = 50_000
+    logits = (torch.randn(300, 2, real + padding, generator=generator, device="cuda") * 4).to(dtype)
+    labels = torch.randint(0, real, (300, 2), generator=generator, device="cuda")
+    weights = torch.rand(300, 2, generator=generator, device="cuda").mul_(labels % 3 > 0)  # a third of them masked
+    leaf = logits.clone().requires_grad_()
+    with groups():
+        loss = vocab_parallel_cross_entropy(leaf * 1.0, labels, real)  # a copy: logits are overwritten
+        (loss * weights).sum().backward()
+    other = logits.double().requires_grad_()
+    expected = F.cross_entropy(other[..., :real].flatten(0, 1), labels.flatten(), reduction="none").view(300, 2)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-5, atol=1e-4)
+    assert not leaf.grad[..., real:].any()
+    assert relative(leaf.grad.double(), other.grad) < (1e-5 if dtype == torch.float32 else 5e-3)
 
 
 def test_transformer_engine_agrees_with_sdpa() -> None:
