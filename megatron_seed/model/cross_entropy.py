@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from megatron_seed.runtime import device
 
 _NEVER = -1e30
-"""A logit without probability. Finite: where all of a rank's rows are padding, their highest is subtracted from them."""
+"""A logit without probability. Finite: where all of a rank's rows are padding, their highest is taken from them."""
 
 
 def vocab_parallel_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, real_vocab_size: int) -> torch.Tensor:
