@@ -10,7 +10,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_seed.config.schema import LayoutConfig, OptimizerConfig
@@ -20,7 +19,7 @@ from megatron_seed.runtime import device
 
 
 def wrap_data_parallel(chunks: Sequence[Chunk], layout: LayoutConfig) -> list[DistributedDataParallel]:
-    """Gradients in fp32 buffers, summed over the replicas; divided by the batch's tokens once, at the end of a step."""
+    """Gradients in fp32 buffers, summed over the batch's tokens and the replicas; the update divides them."""
     config = chunks[0].config
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
@@ -50,11 +49,12 @@ class Reduction:
     def begin(self) -> None:
         self._watch = device.Stopwatch()
 
-    def __call__(self, models: Sequence[DistributedDataParallel], *arguments: Any, **named: Any) -> None:
+    def __call__(self, models: Sequence[DistributedDataParallel], tokens: Any = None, **named: Any) -> None:
+        """`tokens` are this rank's; the update divides by the batch's in the pass over memory that clips."""
         self.busy_s = self._watch.stop()
         mixed = models[0].ddp_config.overlap_grad_reduce or models[0].dp_cp_group.size() == 1
         self._before = None if mixed else gradient_norm(models)
-        finalize_model_grads(models, *arguments, **named)
+        finalize_model_grads(models, None, **named)
 
     def own_norm(self, models: Sequence[DistributedDataParallel]) -> float | None:
         """Norm of this rank's gradients without other replicas' part; None where those came in on the way."""
@@ -69,12 +69,14 @@ def gradient_norm(models: Sequence[DistributedDataParallel]) -> torch.Tensor:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(buffer) for buffer in buffers]))
 
 
-def update_parameters(optimizer: MegatronOptimizer, grad_norm: float) -> bool:
-    """Clip the gradients by their global norm and step; False when the optimizer refuses."""
+def update_parameters(optimizer: MegatronOptimizer, grad_norm: float, tokens: float) -> bool:
+    """Divide the gradients by the batch's tokens, clip them by what is their global norm then, and step; False when the
+    optimizer refuses."""
     for part in parts(optimizer):
-        parameters = part.get_parameters()
-        if parameters and part.config.clip_grad > 0.0:
-            clip_grad_by_total_norm_fp32(parameters, part.config.clip_grad, grad_norm)
+        longest = part.config.clip_grad
+        clip = min(1.0, longest / (grad_norm + 1e-6)) if longest > 0.0 else 1.0  # as megatron-core has it
+        gradients = [parameter.grad for parameter in part.get_parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, clip / max(1.0, tokens))
     return bool(optimizer.step_with_ready_grads())
 
 

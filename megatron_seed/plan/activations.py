@@ -210,13 +210,21 @@ def head_working(work: Work) -> float:
 def _head_working_in_place(work: Work) -> float:
     """The same where the loss needs no room of its own: what follows from the logits' gradient."""
     table, gradient = work.rows * work.hidden, work.element * work.hidden * work.tokens
-    own = 0.0 if work.fused_weight_gradient else work.element * table
+    own = work.element * table
     if work.loss_chunk_tokens:
         logits = work.element * work.rows * min(work.loss_chunk_tokens, work.tokens)
         total = 0.0 if work.fused_weight_gradient else FP32 * table
-        return gradient + total + max(logits, own)
+        return _stand_ins(work) + gradient + total + max(logits, own)
     gathered = gradient if work.outer_tokens < work.tokens else 0.0
-    return own + gradient + gathered
+    return _stand_ins(work) + own + gradient + gathered
+
+
+def _stand_ins(work: Work) -> float:
+    """Gradients that nobody reads, one for each shape of a layer's matrices: autograd is given them where the true ones
+    went to their buffer inside the matrix product. The head's counts as its own."""
+    if not work.fused_weight_gradient or not work.kernels.transformer_engine:
+        return 0.0
+    return work.element * work.hidden * (2 * work.queries + 2 * work.keys + 3 * work.ffn)
 
 
 def layer_working(work: Work) -> float:
@@ -226,7 +234,7 @@ def layer_working(work: Work) -> float:
     inner = widths * work.ffn * work.element * work.tokens
     weight = 0.0 if work.fused_weight_gradient else 2 * work.ffn * work.hidden * work.element
     gathered = work.element * work.hidden * work.tokens if work.outer_tokens < work.tokens else 0.0
-    return again + inner + weight + gathered + 2 * work.stream
+    return again + inner + weight + gathered + 2 * work.stream + _stand_ins(work)
 
 
 def allocator_held(work: Work, layers: float, micro_batches: int) -> float:

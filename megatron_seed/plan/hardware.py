@@ -76,11 +76,12 @@ class Assumptions:
     """What no data sheet says. Those without a source are ours: to be replaced by what a cluster measures."""
 
     matrix_efficiency: float = 0.70
-    """Share of the peak that large matrix products reach: 8,192 cubed in bf16 on H100 reaches about 0.7 to 0.8."""
-    attention_efficiency: float = 0.50
-    """The same for attention. FlashAttention-3 (Shah et al., 2024), H100, head_dim 128, causal: 0.4 to 0.65."""
-    bandwidth_efficiency: float = 0.80
-    """Share of the memory bandwidth that element-wise kernels reach."""
+    """Share of the peak that large matrix products reach. On H200 at the 8B's width (docs/performance.md): 0.74
+    in bf16, 0.68 in FP8; over many steps on end its clock falls by some 5 %."""
+    attention_efficiency: float = 0.45
+    """The same for attention, forward and backward. Measured there, cuDNN's, 8,192 tokens: 0.62 and 0.41."""
+    bandwidth_efficiency: float = 0.70
+    """Share of the memory bandwidth that element-wise kernels reach. Measured there, over an update: 0.71."""
     nvlink_efficiency: float = 0.75
     """Share of the one-way rate that collectives reach: nccl-tests within 8 H100 give 350 to 370 of 450 GB/s."""
     network_efficiency: float = 0.80
@@ -88,8 +89,9 @@ class Assumptions:
     """Start of a collective or of a send to the next stage."""
     memory_margin: float = 0.06
     """Share of a GPU's memory that is left to the allocator's gaps."""
-    cuda_context_bytes: float = 0.6e9
-    """CUDA context with its kernels, as nvidia-smi shows for an empty process on H100; cuBLAS and cuDNN workspaces."""
+    cuda_context_bytes: float = 2.2e9
+    """What a process holds of a GPU's memory beside its tensors: context, kernels, libraries' workspaces. Measured on
+    H200, driver 580, CUDA 13."""
     communicator_bytes: float = 0.3e9
     """NCCL buffers per communicator of more than one rank."""
     storage_bytes_per_s: float = 2e9

@@ -156,8 +156,9 @@ def _static(
     state = (3 if recipe.precision == "bf16" else 2) * FP32 * parameters
     if layout.distributed_optimizer:
         state /= replicas * layout.context_parallel
-    # FP8 copies of the weights, as they are and transposed, are kept over the micro-batches of a step.
-    copies = 2 * parameters if recipe.fp8 != "off" else 0.0
+    # FP8 copies of the layers' weights, as they are and transposed, are kept over the micro-batches of a step.
+    layers = recipe.model.num_layers / layout.pipeline_parallel * layer_parameter_count(recipe.model)
+    copies = 2 * layers / layout.tensor_parallel if recipe.fp8 != "off" else 0.0
     on_cpu = kernels.device == "cpu"
     world = layout.model_parallel_size * replicas
     saves = recipe.checkpoint.asynchronous and on_cpu

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from megatron_seed.config.schema import LayoutConfig, PhaseConfig, Recipe
 from megatron_seed.model.arithmetic import flops_per_token
-from megatron_seed.plan.activations import GPU_KERNELS, Work, head_kept, layer_kept
+from megatron_seed.plan.activations import FP32, GPU_KERNELS, Work, head_kept, layer_kept
 from megatron_seed.plan.hardware import Assumptions, Gpu
 from megatron_seed.plan.memory import stage_parameters
 
@@ -95,7 +95,8 @@ def _micro_batch(
     head = (4 if work.loss_chunk_tokens else 3) * 2 * work.rows * work.hidden * work.tokens / head_rate
     moved = sum(layer_kept(work, "none").values()) * layers + sum(head_kept(work).values())
     # What is kept is written and read, in the forward pass and again, with its gradients, in the backward pass.
-    element_wise = 5 * moved / (gpu.memory_bytes_per_s * assumptions.bandwidth_efficiency)
+    moved = 5 * moved + _casts(work) * layers + _embedding_gradient(work)
+    element_wise = moved / (gpu.memory_bytes_per_s * assumptions.bandwidth_efficiency)
     sends = _tensor_parallel(layout, work, gpu, assumptions) * layers
     backward_attention = 2.5 * attention  # scores are computed once more (FlashAttention-2, section 3)
     again = {"none": 0.0, "selective": attention, "full": forward + attention + element_wise / 3 + sends / 2}
@@ -112,6 +113,20 @@ def _micro_batch(
 def _layer_matrix_elements(work: Work) -> float:
     """Elements of this rank's matrices of one layer."""
     return work.hidden * (2 * work.queries + 2 * work.keys + 3 * work.ffn)
+
+
+def _casts(work: Work) -> float:
+    """Bytes moved to make FP8 of what a layer's products take: read for the largest, read, written twice."""
+    if not work.fp8:
+        return 0.0
+    inputs = 2 * work.hidden + work.queries + work.ffn
+    gradients = work.queries + 2 * work.keys + 2 * work.ffn + 2 * work.hidden
+    return (2 * work.element + 2) * (inputs + gradients) * work.tokens
+
+
+def _embedding_gradient(work: Work) -> float:
+    """Bytes moved to add the table's gradient to its buffer: a table of zeros, the tokens' rows, the sum."""
+    return (2 * work.element + 2 * FP32) * work.rows * work.hidden
 
 
 def _tensor_parallel(layout: LayoutConfig, work: Work, gpu: Gpu, assumptions: Assumptions) -> float:
@@ -180,11 +195,12 @@ def _data_parallel(
 
 
 def _update(recipe: Recipe, layout: LayoutConfig, replicas: int, gpu: Gpu, assumptions: Assumptions) -> float:
-    """Gradients, moments and parameters are read once, all but the gradients written once; norms read gradients."""
+    """Gradients are zeroed, read for their norm, divided and clipped in one pass; the update reads them, moments and
+    parameters, writes all but the gradients, and rounds the parameters."""
     parameters = max(stage_parameters(recipe.model, layout, stage) for stage in (0, layout.pipeline_parallel - 1))
     shared = replicas * layout.context_parallel if layout.distributed_optimizer else 1
-    # Zeroing and scaling the whole buffer of gradients, 12 bytes; norm and update of this rank's share.
-    moved = parameters * (12 + (4 + 16 + 12 + 2) / shared)
+    # The whole buffer of gradients is zeroed; the rest is done for this rank's share.
+    moved = parameters * (4 + (4 + 8 + 28 + 6) / shared)
     return moved / (gpu.memory_bytes_per_s * assumptions.bandwidth_efficiency)
 
 

@@ -62,7 +62,7 @@ def guarded_step(run: Run, progress: Progress, batches: Sequence[Batch]) -> Step
     began = time.perf_counter()
     gradients, problem = _checked_gradients(run, progress, batches)
     computed = time.perf_counter()
-    if problem is None and not update_parameters(run.optimizer, gradients.grad_norm):
+    if problem is None and not update_parameters(run.optimizer, gradients.grad_norm, gradients.tokens):
         problem = "the optimizer refused the step"
     return StepResult(
         gradients.loss,

@@ -24,13 +24,16 @@ from megatron_seed.runtime.groups import Groups
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a forward and backward pass over a global batch gave; the gradients themselves wait in the optimizer."""
+    """What a forward and backward pass over a global batch gave; the gradients themselves wait in the optimizer, summed
+    over the tokens."""
 
     loss: float
     """Mean over those of the global batch's tokens whose loss counts, nats; the same on every rank. 0 where none does,
     and then so are the gradients."""
+    tokens: float
+    """Those that count, of the global batch."""
     grad_norm: float
-    """Global, before clipping."""
+    """Global, of the mean over the tokens, before clipping."""
     own_loss: float
     """Summed over this rank's tokens."""
     busy_s: float
@@ -54,7 +57,8 @@ def compute_gradients(
     optimizer.prepare_grads()
     grad_norm = float(optimizer.get_grad_norm())
     loss, tokens = _over_replicas(sums, groups).tolist()
-    return Gradients(loss / tokens if tokens else 0.0, grad_norm, own_loss, reduction.busy_s())
+    shares = max(1.0, tokens)
+    return Gradients(loss / shares, tokens, grad_norm / shares, own_loss, reduction.busy_s())
 
 
 def train_step(
@@ -65,7 +69,7 @@ def train_step(
 ) -> Gradients:
     """Compute and apply gradients, whatever they are."""
     gradients = compute_gradients(models, optimizer, batches, groups)
-    update_parameters(optimizer, gradients.grad_norm)
+    update_parameters(optimizer, gradients.grad_norm, gradients.tokens)
     return gradients
 
 
