@@ -6,7 +6,7 @@ causal (attention counted half), against the measured product and against the ca
 backward passes over `--micro-batches` micro-batches, clipping and the update. On a machine without a GPU it runs the
 tiny model, to be tried.
 
-    python benchmarks/gpu_step.py --layers 4 8 --fp8 off current --micro-batches 1 8 --peer --out gpu_step.json
+    python benchmarks/gpu_step.py --layers 4 8 --fp8 off current --micro-batches 1 8 --peer 4 --out gpu_step.json
     python benchmarks/gpu_step.py --layers 4 --sequence-length 32768 --recompute full --loss-chunk-tokens 4096
 """
 
@@ -37,6 +37,7 @@ from megatron_seed.runtime.groups import Groups, process_groups
 
 HOPPER_PEAK_FLOPS = 989e12
 WARM_UP = 3
+SHAPE = ("micro_batch_size", "micro_batches")
 Step = Callable[[list[Batch]], float]
 
 
@@ -68,7 +69,7 @@ def main() -> None:
                 write_profile(arguments.profile, recipes[0], step)
             del step
         free()
-    for layers in arguments.layers if arguments.peer else []:
+    for layers in arguments.peer:
         recipes = [recipe_of(arguments, layers, "off", 0, *shape) for shape in shapes]
         step = peer(recipes[0].model)
         for recipe in recipes:
@@ -89,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recompute", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--no-fused-weight-gradient", action="store_true")
     parser.add_argument("--steps", type=int, default=10, help=f"timed, after {WARM_UP}")
-    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--peer", type=int, nargs="+", default=[], metavar="LAYERS", help="also transformers, so deep")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="kernels of a step by their time, of each model")
     parser.add_argument("--out", type=Path, default=Path("gpu_step.json"))
     return parser.parse_args()
@@ -195,6 +196,7 @@ def measure(recipe: Recipe, step: Step, steps: int, product: float | None) -> di
         "layers": config.num_layers,
         "parameters": parameter_count(config),
         "sequence_length": phase.sequence_length,
+        "recompute": recipe.layout.recompute,
         "micro_batch_size": phase.micro_batch_size,
         "micro_batches": len(batches),
         "step_seconds": median,
@@ -203,6 +205,8 @@ def measure(recipe: Recipe, step: Step, steps: int, product: float | None) -> di
         "causal_mfu_of_989": flops / HOPPER_PEAK_FLOPS,
         "causal_mfu_of_product": flops / product if product else None,
         "peak_memory_bytes": device.peak_memory_bytes() + outside_of_torch(),
+        "memory_between_steps_bytes": torch.cuda.memory_allocated() if device.has_gpu() else None,
+        "memory_outside_of_torch_bytes": outside_of_torch(),
         "loss": loss,
         **planned(recipe),
     }
@@ -263,12 +267,12 @@ def layer_costs(rows: list[dict]) -> list[dict]:
     found = []
     for one, other in itertools.combinations(rows, 2):
         shallow, deep = sorted((one, other), key=lambda row: row["layers"])
-        same = all(one[key] == other[key] for key in ("name", "sequence_length", "micro_batch_size", "micro_batches"))
+        same = all(one[key] == other[key] for key in ("name", "sequence_length", "recompute", *SHAPE))
         if not same or shallow["layers"] == deep["layers"]:
             continue
         slope = (deep["step_seconds"] - shallow["step_seconds"]) / (deep["layers"] - shallow["layers"])
         found.append({
-            **{key: deep[key] for key in ("name", "layers", "micro_batch_size", "micro_batches")},
+            **{key: deep[key] for key in ("name", "layers", *SHAPE)},
             "layer_seconds": slope,
             "share_of_the_rest": 1 - slope * deep["layers"] / deep["step_seconds"],
         })  # fmt: skip
