@@ -138,9 +138,14 @@ def documents_directory(corpus: Path) -> Path:
     return corpus / "documents"
 
 
+def is_corpus(folder: Path) -> bool:
+    """Whether an import into this folder is complete."""
+    return (folder / "import.json").is_file()
+
+
 def list_shards(corpus: Path) -> list[Path]:
     """The documents shards of a corpus whose import is complete, by name. Raises `DataError` otherwise."""
-    if not (corpus / "import.json").is_file():
+    if not is_corpus(corpus):
         known = corpus.is_dir() and documents_directory(corpus).is_dir()
         what = "its import did not finish" if known else "there is no corpus there"
         raise DataError(f"{corpus}: {what}; run `data import` on it first")

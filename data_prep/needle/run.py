@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from rich.progress import Progress
 
+from data_prep.documents import is_corpus
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.needle.pool import write_pool
@@ -44,9 +45,10 @@ def write_needles(
 
     Lengths that are there and up to date are left alone; those that are no longer asked for are removed. Bytes depend
     neither on workers nor on how the corpus is cut into shards. Raises `DataError` where the corpus has not enough
-    code, naming how much is needed.
+    code, naming how much is needed, and where `out` is a corpus or in one.
     """
     corpus, out = as_path(corpus), as_path(out)
+    _refuse_corpora(out)
     chosen = read_selection(corpus, selection)
     encoder = Encoder.load(tokenizer)
     pool = out / "haystack.parquet"
@@ -75,6 +77,14 @@ def write_needles(
             if path.name not in summary["files"]:
                 remove_shard(path)
     return summary
+
+
+def _refuse_corpora(out: Path) -> None:
+    """Raises `DataError` where needles would be written among the files of a corpus."""
+    whole = out.resolve()
+    for place in (whole, *whole.parents):
+        if is_corpus(place):
+            raise DataError(f"{out}: {place} is a corpus; give a folder outside of it, such as {place}-needle")
 
 
 def write_prompts(

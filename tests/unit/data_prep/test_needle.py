@@ -221,6 +221,18 @@ def test_too_little_code_is_refused_with_what_is_needed(
         write_needles(corpus, tmp_path / "other", "other", tokenizer, NeedleSettings(), 1)
 
 
+@pytest.mark.parametrize("place", [".", "needle", "documents/a/b"])
+def test_no_corpus_is_written_into(
+    corpus: Path, real_tokenizers: dict[str, Path], snapshot, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    before = snapshot(corpus)
+    monkeypatch.chdir(corpus)
+    with pytest.raises(DataError) as error:
+        write_needles(corpus, Path(place), "main", real_tokenizers["byte_bpe"], NeedleSettings(**SMALL), 1)
+    assert str(error.value) == f"{place}: {corpus} is a corpus; give a folder outside of it, such as {corpus}-needle"
+    assert snapshot(corpus) == before
+
+
 def test_an_answer_that_does_not_fit_is_refused(encoder: Encoder) -> None:
     haystack = a_haystack(encoder, answer_tokens=1)
     with pytest.raises(DataError, match=r"an answer has \d tokens, and answer_tokens is 1"):
