@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
-from data_prep.shards import finished_manifest, remove_shard
+from data_prep.shards import finished_manifest, read_manifest, remove_shard
 
 
 def annotation_directory(corpus: Path, name: str) -> Path:
@@ -38,6 +38,15 @@ def remove_orphans(directory: Path, shards: Iterable[Path]) -> None:
     for path in directory.glob("*.parquet"):
         if path.name not in names:
             remove_shard(path)
+
+
+def refuse_others(corpus: Path, name: str, made_by: str) -> None:
+    """Raises `DataError` where an annotation of this name is none whose settings say `made_by`: it would be lost."""
+    for shard in list_shards(corpus)[:1]:
+        manifest = read_manifest(annotation_directory(corpus, name) / shard.name)
+        settings = ((manifest or {}).get("annotator") or {}).get("settings") or {}
+        if manifest is not None and settings.get("made_by") != made_by:
+            raise DataError(f"{corpus}: annotation {name} was made by another step; give --annotation another name")
 
 
 def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list[tuple[Path, dict[str, Any]]]:

@@ -130,6 +130,17 @@ class AnnotatorSpec:
         schema_of(found)
 
 
+@dataclass(frozen=True)
+class NamedSpec(AnnotatorSpec):
+    """An annotator whose annotation has a name of the user's."""
+
+    annotation: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.annotation
+
+
 def specs_of(names: Sequence[str], settings: Sequence[tuple[str, str]], folder: Path) -> list[AnnotatorSpec]:
     """Annotators as a command line names them; `settings`: (key or name.key, value in YAML), modules are in `folder`.
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,14 +12,13 @@ from pydantic import Field, computed_field
 from rich.progress import Progress
 
 from data_prep.annotate import IsolationLimits, annotate
-from data_prep.annotations import annotation_directory, remove_orphans, write_table
-from data_prep.annotators.base import Annotator, AnnotatorSpec
+from data_prep.annotations import annotation_directory, refuse_others, remove_orphans, write_table
+from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec
 from data_prep.classify.model import TextClassifier, describe, digest
 from data_prep.database import add_shards_view, literal, open_database, shard_tables
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
-from data_prep.errors import DataError
-from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, read_manifest, write_shard
+from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_shard
 from data_prep.storage import as_path, read_parquet
 
 FORMAT = "data_prep.classify.sites/1"
@@ -96,17 +94,6 @@ class Each(Classified):
         return {"probabilities": list(self._probabilities(documents))}
 
 
-@dataclass(frozen=True)
-class ClassifierSpec(AnnotatorSpec):
-    """A classifier's annotator, under a name of the user's."""
-
-    annotation: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.annotation
-
-
 def apply_classifier(
     corpus: Path,
     folder: Path,
@@ -128,22 +115,13 @@ def apply_classifier(
     kind = Each if per_site else Recalled if about.get("positive") is not None else Classified
     first = f"{name}{EACH}" if per_site else name
     for taken in {name, first}:
-        _refuse_others(corpus, taken)
+        refuse_others(corpus, taken, MADE_BY)
     given = AnnotatorSpec.of(f"{__name__}:{kind.__name__}", classifier=str(folder.resolve()))
-    spec = ClassifierSpec(given.reference, given.settings, None, first)
+    spec = NamedSpec(given.reference, given.settings, None, first)
     (result,) = annotate(corpus, [spec], workers, limits, progress, engine, retry_failed)
     if per_site:
         result |= _label_sites(corpus, name, first, about, workers, progress)
     return {**result, "labels": _label_counts(corpus, name)}
-
-
-def _refuse_others(corpus: Path, name: str) -> None:
-    """Raises `DataError` where another step made an annotation of this name: it would be lost."""
-    for shard in list_shards(corpus)[:1]:
-        manifest = read_manifest(annotation_directory(corpus, name) / shard.name)
-        settings = ((manifest or {}).get("annotator") or {}).get("settings") or {}
-        if manifest is not None and settings.get("made_by") != MADE_BY:
-            raise DataError(f"{corpus}: annotation {name} was made by another step; give --annotation another name")
 
 
 def _label_sites(

@@ -46,6 +46,9 @@ def train(
 def apply(
     corpus: CorpusOnDisk,
     scorer: Annotated[str, typer.Argument(help="Folder of a scorer, or your own module:function.")],
+    annotation: Annotated[
+        str, typer.Option(help="What to call it; two scorers of a corpus need two names.")
+    ] = "quality",
     timeout_s: Annotated[
         float | None, typer.Option(min=0.001, help="For a batch of files; default 20, for llama 600.")
     ] = None,
@@ -55,10 +58,10 @@ def apply(
     engine_option: EngineOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each takes a GPU where there are any.")] = 2,
 ) -> None:
-    """Score every file of a corpus: the annotation `quality`, column `score`."""
+    """Score every file of a corpus: the annotation `quality`, or what it is to be called; column `score`."""
     from data_prep.annotate import IsolationLimits, annotate
-    from data_prep.annotators.base import AnnotatorSpec
     from data_prep.scorer.base import describe_scorer
+    from data_prep.scorer.quality import quality_spec
 
     kind, place = "linear", {"scorer": scorer, "module_folder": str(Path.cwd())}
     if ":" not in scorer:
@@ -67,11 +70,10 @@ def apply(
     limits = IsolationLimits(timeout_s=timeout_s or _TIMEOUT_S[kind], batch_rows=batch_rows)
     chosen = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:
-        (result,) = annotate(
-            corpus, [AnnotatorSpec.of("quality", **place)], workers, limits, progress, chosen, retry_failed
-        )
+        spec = quality_spec(corpus, annotation, **place)
+        (result,) = annotate(corpus, [spec], workers, limits, progress, chosen, retry_failed)
     typer.echo(
-        f"{corpus}: quality: {result['documents']:,} files scored "
+        f"{corpus}: {annotation}: {result['documents']:,} files scored "
         f"({result['shards_made']} of {result['shards']} shards made now)"
     )
     say_failed(result)

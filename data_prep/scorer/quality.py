@@ -1,4 +1,4 @@
-"""The annotation `quality`: what a scorer says of every file, one number from 0 to 10.
+"""The annotation `quality`, or of another name: what a scorer says of every file, one number from 0 to 10.
 
 The scorer is a folder made by `data score train`, or a function of the user's, `module:function`, that is given a list
 of documents (`text`, `language`, `path`) and returns a number or None for each.
@@ -15,10 +15,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, computed_field
 
-from data_prep.annotators.base import Annotator
+from data_prep.annotations import refuse_others
+from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec
 from data_prep.errors import DataError
 from data_prep.references import import_object
 from data_prep.scorer.base import Scorer, open_scorer, scorer_digest
+
+QUALITY = "quality"
+MADE_BY = "score"
 
 
 class Quality(Annotator):
@@ -63,6 +67,27 @@ class Quality(Annotator):
         if not inspect.isfunction(function):
             raise DataError(f"scorer {self.scorer} is no function: it must take documents and return scores")
         return function
+
+
+class NamedQuality(Quality):
+    """Scores beside those of another scorer; the settings say who made them, so that no other annotation is lost."""
+
+    @computed_field
+    @property
+    def made_by(self) -> str:
+        return MADE_BY
+
+
+def quality_spec(corpus: Path, name: str = QUALITY, **settings: Any) -> AnnotatorSpec:
+    """A scorer's annotator, whose annotation is called `name`; `settings` are the annotator's.
+
+    Raises `DataError` where another step made an annotation of this name.
+    """
+    if name == QUALITY:
+        return AnnotatorSpec.of(QUALITY, **settings)
+    refuse_others(corpus, name, MADE_BY)
+    given = AnnotatorSpec.of(f"{__name__}:{NamedQuality.__name__}", **settings)
+    return NamedSpec(given.reference, given.settings, None, name)
 
 
 def _is_function(scorer: str) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
-from data_prep.annotators.base import AnnotatorSpec
+from data_prep.annotate import AnnotatorSpec, annotate
 from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
@@ -72,8 +72,8 @@ def run(*arguments: str | Path) -> str:
     return result.output
 
 
-def scores_of_corpus(corpus: Path) -> dict[str, float]:
-    tables = [pq.read_table(corpus / "annotations" / "quality" / shard.name) for shard in list_shards(corpus)]
+def scores_of_corpus(corpus: Path, name: str = "quality") -> dict[str, float]:
+    tables = [pq.read_table(corpus / "annotations" / name / shard.name) for shard in list_shards(corpus)]
     table = pa.concat_tables(tables)
     assert table.schema.field("score").type == pa.float32()
     return dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
@@ -105,6 +105,29 @@ def test_scores_are_made_again_by_another_scorer_but_not_by_a_moved_one(corpus: 
     (tmp_path / "a").rename(tmp_path / "moved")
     assert "(0 of 1 shards made now)" in run("score", "apply", corpus, tmp_path / "moved", "--workers", "1")
     assert "(1 of 1 shards made now)" in run("score", "apply", corpus, tmp_path / "b", "--workers", "1")
+
+
+def test_scores_of_two_scorers_stand_side_by_side(corpus: Path, tmp_path: Path) -> None:
+    rate(corpus)
+    train_scorer(corpus, "oracle", tmp_path / "a", settings=SMALL, held_out=0.3)
+    run("score", "apply", corpus, tmp_path / "a", "--workers", "1")
+    before = scores_of_corpus(corpus)
+    said = run("score", "apply", corpus, tmp_path / "a", "--annotation", "second", "--workers", "1")
+    assert f"{corpus}: second: 240 files scored (1 of 1 shards made now)" in said
+    train_scorer(corpus, "oracle", tmp_path / "b", settings={**SMALL, "knots": 5}, held_out=0.3)
+    run("score", "apply", corpus, tmp_path / "b", "--annotation", "second", "--workers", "1")
+    assert scores_of_corpus(corpus) == before != scores_of_corpus(corpus, "second")
+
+
+def test_scores_take_the_place_of_no_other_annotation(corpus: Path, tmp_path: Path) -> None:
+    rate(corpus)
+    train_scorer(corpus, "oracle", tmp_path / "a", settings=SMALL, held_out=0.3)
+    annotate(corpus, [AnnotatorSpec("signs")])
+    with pytest.raises(DataError, match="annotation signs was made by another step; give --annotation another name"):
+        run("score", "apply", corpus, tmp_path / "a", "--annotation", "signs", "--workers", "1")
+    for name in ("page", "near_dedup", "My scores"):
+        with pytest.raises(DataError, match=f"an annotation cannot be called '{name}'"):
+            run("score", "apply", corpus, tmp_path / "a", "--annotation", name, "--workers", "1")
 
 
 def test_the_same_scores_give_the_same_scorer(corpus: Path, tmp_path: Path) -> None:
