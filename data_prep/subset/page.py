@@ -131,11 +131,12 @@ def is_doubtful(source: Mapping[str, Any]) -> bool:
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
-    """A report as lines to print."""
+    """What a run found, as lines to print."""
     recalled = report["recalled"]
     lines = [
         f"subset {report['name']}: {count(recalled['documents'])} of {count(report['documents'])} documents "
-        f"({recalled['size_bytes'] / 1e6:,.2f} MB); {count(recalled['seeds'])} positives were trained on"
+        f"({recalled['size_bytes'] / 1e6:,.2f} MB); {count(recalled['seeds'])} positives were trained on "
+        f"({count(report['parts_made'])} of {count(report['parts'])} parts made now)"
     ]
     for source in report["sources"]:
         lines.append(f"  {source['name']}: {count(source['documents'])} documents")

@@ -46,8 +46,9 @@ def find_subset(
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
-    """Writes `annotations/<name>`, and into `subsets/<name>` the rounds, `report.json` (returned) and `report.html`.
+    """Writes `annotations/<name>`, and into `subsets/<name>` the rounds, `report.json` and `report.html`.
 
+    Returns the report, and `parts` and `parts_made`: of how many parts the rounds consist, and how many were made now.
     Raises `DataError` for SQL over what the corpus does not have, and where no source has enough seeds.
     """
     corpus = as_path(corpus)
@@ -64,7 +65,7 @@ def find_subset(
                 run.count()
             report = run.annotate()
             write_page(report, run.shards.paths, run.folder)
-            return report
+            return {**report, "parts": run.parts, "parts_made": run.parts_made}
     finally:
         rounds.forget_classifiers()  # where texts were scored in this process
 
@@ -95,6 +96,8 @@ class _Run:
         self.shards = _read_shards(corpus, name, config)
         self.tracks = [Track.of(source, config, self.shards, self.folder / source.name) for source in config.resolved()]
         self.left_out: dict[str, str] = {}
+        self.parts = self.parts_made = 0
+        self._is_new = not self.folder.is_dir()
         self._remove_others()
 
     def _remove_others(self) -> None:
@@ -111,6 +114,8 @@ class _Run:
 
     def _run(self, label: str, tasks: Sequence[ShardTask], slow: bool) -> list[dict[str, Any]]:
         """Manifests of tasks; those that are not `slow` are not worth processes where there are few documents."""
+        self.parts += len(tasks)
+        self.parts_made += sum(finished_manifest(task.output, task.inputs) is None for task in tasks)
         large = slow or sum(manifest["rows"] for manifest in self.shards.manifests) >= POOL_ROWS
         return run_shards(tasks, self.workers if large else 1, self.progress, label, self.engine)
 
@@ -134,10 +139,13 @@ class _Run:
             track.counted(tasks)
 
     def leave_out(self) -> None:
-        """Goes on without sources that have too few seeds. Raises `DataError` where that is all of them."""
+        """Goes on without sources that have too few seeds. Raises `DataError` where that is all of them; what was
+        written to find it out is removed then, unless an earlier run left more beside it."""
         self.left_out = {track.source.name: why for track in self.tracks if (why := track.wanting())}
         self.tracks = [track for track in self.tracks if track.source.name not in self.left_out]
         if not self.tracks:
+            if self._is_new:
+                remove_folder(self.folder)
             said = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
             raise DataError(f"subset {self.name!r}: no source can be trained: {said}")
 

@@ -202,7 +202,9 @@ def test_a_second_run_does_nothing(found):
     corpus, report = found
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*.parquet")}
     models = {path: path.stat().st_mtime_ns for path in corpus.rglob("train.json")}
-    assert find_subset(corpus, config()) == report
+    assert report["parts_made"] == report["parts"] > 0
+    again = find_subset(corpus, config())
+    assert again == {**report, "parts_made": 0} and "(0 of" in describe(again)[0]
     assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*.parquet")}
     assert models == {path: path.stat().st_mtime_ns for path in corpus.rglob("train.json")}
 
@@ -310,6 +312,19 @@ def test_sources_with_too_few_seeds_are_left_out_and_named(corpus, without_page)
         find_subset(corpus, config(sources=[{"name": "none", "seeds": "false"}]))
     with pytest.raises(DataError, match="every document is a seed"):
         find_subset(corpus, config(sources=[{"name": "every", "seeds": "true"}]))
+
+
+def test_a_refused_run_leaves_nothing_and_takes_nothing_of_an_earlier_one(corpus, found, tmp_path, snapshot):
+    none = config(sources=[{"name": "none", "seeds": "false"}])
+    with pytest.raises(DataError, match="no source can be trained"):
+        find_subset(corpus, none)
+    assert not run.subset_directory(corpus, "high_quality").exists()
+    earlier = shutil.copytree(found[0], tmp_path / "earlier")
+    before = snapshot(run.subset_directory(earlier, "high_quality") / "all")
+    with pytest.raises(DataError, match="no source can be trained"):
+        find_subset(earlier, config(sources=[{"name": "all", "seeds": "false"}]))
+    after = snapshot(run.subset_directory(earlier, "high_quality") / "all")
+    assert {name for name in before if "round-2" in str(name)} <= set(after)
 
 
 WRONG = [
