@@ -82,9 +82,9 @@ def start() -> Callable[..., subprocess.CompletedProcess]:
     ) -> subprocess.CompletedProcess:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
-        clean = {
-            key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RANK", "WORLD_SIZE"))
-        }
+        # Also without the service that a wandb run within the tests' own process left behind.
+        foreign = ("SLURM_", "RANK", "WORLD_SIZE", "WANDB_SERVICE")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         result = subprocess.run(
             command,
             env={**clean, "OMP_NUM_THREADS": "1"},
