@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_prep.report.formats import visible
+from data_prep.sources.base import without_size
 
 
 def print_summary(results: dict[str, Any], run_dir: Path, console: Console) -> None:
@@ -43,7 +44,8 @@ def _data(data: dict[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "step" else "right")
     imported, selection = data["import"], data["selection"]
     for drop in sorted(imported["drops"].values(), key=lambda drop: -drop["count"]):
-        _amount(table, f"  left out: {drop['meaning']}", drop["count"], drop["size_bytes"])
+        size_bytes = None if without_size(drop) == drop["count"] else drop["size_bytes"]
+        _amount(table, f"  left out: {drop['meaning']}", drop["count"], size_bytes)
     _amount(table, "imported", imported["documents"], imported["text_bytes"])
     for step in selection["dropped"]:
         _amount(table, f"  dropped: {step['rule'].replace('_', ' ')}", step["documents"], step["size_bytes"])
@@ -53,8 +55,8 @@ def _data(data: dict[str, Any]) -> Table:
     return table
 
 
-def _amount(table: Table, name: str, count: int, size_bytes: int) -> None:
-    table.add_row(name, f"{count:,}", f"{size_bytes / 1e6:,.1f}")
+def _amount(table: Table, name: str, count: int, size_bytes: int | None) -> None:
+    table.add_row(name, f"{count:,}", "–" if size_bytes is None else f"{size_bytes / 1e6:,.1f}")
 
 
 def _training(results: dict[str, Any]) -> Table:

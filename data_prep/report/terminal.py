@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from data_prep.select import SPLITS
+from data_prep.sources.base import without_size
 
 TOP_MATCHES = 20
 
@@ -47,7 +48,10 @@ def _drops(report: dict[str, Any]) -> Table:
     table = _table("Dropped on import", "reason", "count", "MB", "what that is", "for example")
     for reason, drop in sorted(report["import"]["drops"].items(), key=lambda item: -item[1]["count"]):
         example = drop["examples"][0] if drop["examples"] else ""
-        megabytes = _megabytes(drop["size_bytes"]) if drop["size_bytes"] else "–"
+        unsized = without_size(drop)
+        megabytes = "–" if unsized == drop["count"] else _megabytes(drop["size_bytes"])
+        if 0 < unsized < drop["count"]:
+            megabytes += f" ({unsized:,} without a size)"
         table.add_row(reason, f"{drop['count']:,}", megabytes, drop["meaning"], example)
     return table
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data_prep.sources.base import without_size
+
 CAP = "total_size"  # the import's reason for what lies past the size that it was asked for
 LABELS = {CAP: "past the size cap"}
 RULES = {
@@ -28,13 +30,15 @@ class Step:
     """A level that is reached, or an amount that is taken away from it.
 
     `documents` are counted; a level's bar goes from 0 to `documents`, a drop's from `start` to `start + documents`.
-    `alone`: documents that a rule would drop if there were no other.
+    `without_size`: documents that `size_bytes` says nothing of. `alone`: documents that a rule would drop if there were
+    no other.
     """
 
     label: str
     kind: Literal["level", "drop", "train", "held_out"]
     documents: int
     size_bytes: int | None = None
+    without_size: int = 0
     start: int = 0
     meaning: str = ""
     condition: str = ""
@@ -54,12 +58,17 @@ def waterfall(data: dict[str, Any] | None) -> list[Step]:
     drops = sorted((imported.get("drops") or {}).items(), key=lambda item: (item[0] != CAP, -item[1]["count"], item[0]))
     level = imported["documents"] + sum(drop["count"] for _, drop in drops)
     size_bytes = imported["text_bytes"] + sum(drop["size_bytes"] for _, drop in drops)
-    steps = [Step("found in the sources", "level", level, size_bytes, meaning="files, records and folders looked at")]
+    unsized = sum(without_size(drop) for _, drop in drops)
+    meaning = "files, records and folders looked at"
+    steps = [Step("found in the sources", "level", level, size_bytes, unsized, meaning=meaning)]
     for reason, drop in drops:
-        level, size_bytes = level - drop["count"], size_bytes - drop["size_bytes"]
+        level -= drop["count"]
+        size_bytes -= drop["size_bytes"]
+        unsized -= without_size(drop)
         steps.append(_import_drop(reason, drop, level))
         if reason == CAP:
-            steps.append(Step("within the size cap", "level", level, size_bytes, meaning="what the import looked into"))
+            meaning = "what the import looked into"
+            steps.append(Step("within the size cap", "level", level, size_bytes, unsized, meaning=meaning))
     meaning = "documents: one per source file or record"
     steps.append(Step("imported", "level", level, imported["text_bytes"], meaning=meaning))
     return steps + _selection(data.get("selection"), level)
@@ -73,7 +82,9 @@ def below_cap(steps: list[Step]) -> list[Step]:
 
 def _import_drop(reason: str, drop: dict[str, Any], start: int) -> Step:
     label = LABELS.get(reason, reason.replace("_", " "))
-    amounts = (drop["count"], drop["size_bytes"] or None, start)  # 0: not measured, or nothing in it
+    unsized = without_size(drop)
+    size_bytes = None if unsized == drop["count"] else drop["size_bytes"]
+    amounts = (drop["count"], size_bytes, unsized, start)
     return Step(label, "drop", *amounts, drop.get("meaning", ""), examples=drop.get("examples") or ())
 
 
@@ -86,7 +97,7 @@ def _selection(selection: dict[str, Any] | None, level: int) -> list[Step]:
         steps.append(_rule_drop(rule, level))
     train, held_out = (selection["left"][split] for split in ("train", "held_out"))
     apart = _repositories(held_out, "kept apart to test the model on code it has not seen")
-    amounts = (held_out["documents"], held_out["size_bytes"], level - held_out["documents"])
+    amounts = (held_out["documents"], held_out["size_bytes"], 0, level - held_out["documents"])
     steps.append(Step("held out", "held_out", *amounts, apart))
     left = _repositories(train, "what is left")
     steps.append(Step("trained on", "train", train["documents"], train["size_bytes"], meaning=left))
@@ -100,6 +111,7 @@ def _rule_drop(rule: dict[str, Any], start: int) -> Step:
         "drop",
         rule["documents"],
         rule["size_bytes"],
+        0,
         start,
         RULES.get(name, ""),
         condition=rule.get("drop", ""),

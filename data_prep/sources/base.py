@@ -5,7 +5,7 @@ import itertools
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -101,24 +101,35 @@ class ImportLimits:
 
 @dataclass
 class Drops:
-    """Counts what was not taken: reason -> count, bytes, and the first few examples."""
+    """Counts what was not taken: reason -> count, bytes, how many of them have no size, and the first few examples."""
 
     examples: int = 5
     by_reason: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, reason: str, example: str, size_bytes: int = 0, count: int = 1) -> None:
-        entry = self.by_reason.setdefault(reason, {"count": 0, "size_bytes": 0, "examples": []})
-        entry["count"] += count
-        entry["size_bytes"] += size_bytes
+    def add(self, reason: str, example: str, size_bytes: int | None = None) -> None:
+        """Counts one; `size_bytes` None is what has no size (a folder) or was not measured."""
+        entry = self._entry(reason)
+        entry["count"] += 1
+        entry["size_bytes"] += size_bytes or 0
+        entry["without_size"] += size_bytes is None
         if len(entry["examples"]) < self.examples:
             entry["examples"].append(example)
 
     def merge(self, by_reason: dict[str, dict[str, Any]]) -> None:
         for reason, other in by_reason.items():
-            entry = self.by_reason.setdefault(reason, {"count": 0, "size_bytes": 0, "examples": []})
+            entry = self._entry(reason)
             entry["count"] += other["count"]
             entry["size_bytes"] += other["size_bytes"]
+            entry["without_size"] += without_size(other)
             entry["examples"] = (entry["examples"] + other["examples"])[: self.examples]
+
+    def _entry(self, reason: str) -> dict[str, Any]:
+        return self.by_reason.setdefault(reason, {"count": 0, "size_bytes": 0, "without_size": 0, "examples": []})
+
+
+def without_size(drop: Mapping[str, Any]) -> int:
+    """How many of a reason's drops have no size; where an earlier version did not count them, all or none."""
+    return drop.get("without_size", 0 if drop["size_bytes"] else drop["count"])
 
 
 @dataclass

@@ -111,7 +111,7 @@ class TableReader:
             return Content(reason="too_large"), size_bytes
         return content_of(path, content, self.limits.max_file_bytes, said), size_bytes
 
-    def _drop(self, reason: str, example: str, size_bytes: int = 0) -> None:
+    def _drop(self, reason: str, example: str, size_bytes: int | None = None) -> None:
         self.drops.add(reason, printable(example), size_bytes)
 
 

@@ -153,7 +153,7 @@ class TreeSlice:
             reason = refusal(entry, limits)
             found = Content(reason=reason) if reason else self._content(entry, shown, limits, known)
             if found.reason:
-                drops.add(found.reason, f"{self.repository}/{shown}", entry.size_bytes)
+                drops.add(found.reason, f"{self.repository}/{shown}", None if entry.problem else entry.size_bytes)
                 continue
             licence = _nearest_licence(shown.rpartition("/")[0], self.tree.names, licences)
             if licence is not None and licence not in identifiers:

@@ -37,7 +37,8 @@ class Dropped:
     reason: str
     url: str = ""
     said: str = ""
-    size_bytes: int = 0
+    size_bytes: int | None = None
+    """None where it is not known."""
 
 
 @dataclass(frozen=True)

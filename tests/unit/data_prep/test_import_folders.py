@@ -75,7 +75,10 @@ def test_bad_contents(tmp_path, files, take, rows):
     assert [row["path"] for row in rows()] == ["good.py"]
     expected = {"not_utf8": 1, "binary": 2, "empty": 2, "too_large": 1, "lfs_pointer": 1}
     assert counts(report) == expected | {"unknown_language": 2, "ignored_folder": 1}
-    assert report.drops["too_large"] == {"count": 1, "size_bytes": 1001, "examples": ["r/long.py"]}
+    assert report.drops["too_large"] == {
+        "count": 1, "size_bytes": 1001, "without_size": 0, "examples": ["r/long.py"],
+    }  # fmt: skip
+    assert report.drops["ignored_folder"]["without_size"] == 1 and report.drops["empty"]["without_size"] == 0
     assert report.sources["src"]["drops"] == report.drops
 
 
@@ -113,7 +116,8 @@ def test_what_may_not_be_read_is_counted(tmp_path_factory, files, as_ordinary_us
     taken, drops = as_ordinary_user(read)
     (root / "shut").chmod(0o755)
     assert taken == ["open.py"]
-    assert drops == {"unreadable": {"count": 2, "size_bytes": 6, "examples": ["r/shut.py", "r/shut"]}}
+    said = {"count": 2, "size_bytes": 6, "without_size": 1, "examples": ["r/shut.py", "r/shut"]}
+    assert drops == {"unreadable": said}  # a folder has no size
 
 
 def test_a_name_that_is_not_utf8(tmp_path, files, take, rows):
@@ -147,7 +151,8 @@ def test_at_most_max_total_bytes_in_path_order(tmp_path, files, take, rows):
         ("r0", "f0.py"), ("r0", "f1.py"), ("r0", "f2.py"), ("r1", "f0.py"),
     ]  # fmt: skip
     assert report.drops["total_size"] == {
-        "count": 5, "size_bytes": 500, "examples": ["r1/f1.py", "r1/f2.py", "r2/f0.py", "r2/f1.py", "r2/f2.py"],
+        "count": 5, "size_bytes": 500, "without_size": 0,
+        "examples": ["r1/f1.py", "r1/f2.py", "r2/f0.py", "r2/f1.py", "r2/f2.py"],
     }  # fmt: skip
     assert take(tmp_path / "root", max_total_bytes=900).documents == 9
 

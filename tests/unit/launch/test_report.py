@@ -306,6 +306,25 @@ def test_each_drop_leaves_from_the_amount_before_it() -> None:
     assert below_cap(below_cap(steps)) == steps[2:]
 
 
+def test_what_has_no_size_is_not_counted_as_empty() -> None:
+    results = full_results()
+    drops = results["data"]["import"]["drops"]
+    drops["unknown_language"] |= {"without_size": 21}
+    drops["ignored_folder"] = drop(3, 0) | {"without_size": 3}
+    drops["empty"] |= {"without_size": 0}
+    steps = {step.label: (step.size_bytes, step.without_size) for step in waterfall(results["data"])}
+    assert steps["found in the sources"] == (9_200_000 + 70_000_000 + 12_345_678, 24)
+    assert steps["past the size cap"] == (70_000_000, 0) and steps["within the size cap"][1] == 24
+    assert steps["unknown language"] == (12_345_678, 21)
+    assert steps["ignored folder"] == (None, 3) and steps["empty"] == (0, 0)
+    assert steps["imported"] == (9_200_000, 0)
+    text = Structure(render_page(results)).text
+    assert "24 without a size" in text and "21 without a size" in text and "3 without a size" in text
+    del drops["unknown_language"]["without_size"], drops["ignored_folder"]["without_size"]  # by an earlier version
+    earlier = {step.label: step.without_size for step in waterfall(results["data"])}
+    assert (earlier["unknown language"], earlier["ignored folder"]) == (0, 3)
+
+
 def test_a_few_languages_are_all_shown_at_once() -> None:
     results = full_results() | {"training": None}
     languages = results["data"]["selection"]["languages"]
