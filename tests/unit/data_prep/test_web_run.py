@@ -292,7 +292,7 @@ def test_a_killed_run_goes_on(warcs, run, tmp_path, snapshot):
     command = [sys.executable, "-c", code, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 60
-    while not list((tmp_path / "corpus").glob("imports/*.ledger")) and time.monotonic() < until:
+    while not list((tmp_path / "corpus").glob("imports/*.ledger.json")) and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
