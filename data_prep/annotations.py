@@ -6,6 +6,7 @@ it was made `after`; so what is out of date can be told.
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,17 @@ import pyarrow.parquet as pq
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.shards import finished_manifest, read_manifest, remove_shard
+
+
+class StepAnnotation(StrEnum):
+    """Annotations that steps of their own make, not `data annotate`; each step takes its name from here, and nothing
+    else may be called so."""
+
+    EXACT_DEDUP = "exact_dedup"
+    NEAR_DEDUP = "near_dedup"
+    REPOSITORY_DEDUP = "repository_dedup"
+    COMMITS = "commits"
+    WEB = "web"
 
 
 def annotation_directory(corpus: Path, name: str) -> Path:

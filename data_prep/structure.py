@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from data_prep.annotations import annotation_directory
+from data_prep.annotations import StepAnnotation, annotation_directory
 from data_prep.errors import DataError
 from data_prep.redaction import redact
 from data_prep.shards import finished_manifests
 
-ANNOTATION = "commits"
+ANNOTATION = StepAnnotation.COMMITS.value
 COLUMNS = ["id", "markers", "headings", "target_start"]
 HEADINGS_TYPE = pa.list_(pa.struct([("role", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from data_prep.annotations import StepAnnotation
 from data_prep.documents import SCHEMA
 from data_prep.errors import DataError
 from data_prep.references import import_object, settings_of
@@ -37,8 +38,8 @@ BUILT_IN = {
     "imports": "data_prep.repositories.imports:Imports",
     "structure": "data_prep.annotators.structure:Structure",
 }
-# Annotations that other steps make; and what a rule of a selection could not tell from a document's own columns.
-_TAKEN_NAMES = frozenset({"exact_dedup", "near_dedup", "repository_dedup", "documents", *SCHEMA.names})
+# What other steps make; and what a rule of a selection could not tell from a document's own columns.
+_TAKEN_NAMES = frozenset({*BUILT_IN, *StepAnnotation, "documents", *SCHEMA.names})
 _TAKEN_COLUMNS = frozenset({"failed", *SCHEMA.names})
 
 
@@ -76,6 +77,15 @@ def annotator(
         return function
 
     return mark
+
+
+def check_name(name: str, whose: str) -> None:
+    """Raises `DataError`, which begins with `whose`, where no annotation of a user's can have this name."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN_NAMES:
+        raise DataError(
+            f"{whose}: an annotation cannot be called {name!r}: small letters, digits and '_' are expected, and "
+            "neither a column of documents nor what another step makes"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,11 +127,8 @@ class AnnotatorSpec:
             raise DataError(f"annotator {self.name}: {in_words(error, found)}") from None
 
     def _check(self, found: type[Annotator]) -> None:
-        own = self.reference not in BUILT_IN
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or (own and self.name in _TAKEN_NAMES | set(BUILT_IN)):
-            raise DataError(
-                f"{self.reference}: an annotation cannot be called {self.name!r}; name the object otherwise"
-            )
+        if self.reference not in BUILT_IN:
+            check_name(self.name, self.reference)
         if not found.columns or _TAKEN_COLUMNS & set(found.columns):
             taken = ", ".join(sorted(_TAKEN_COLUMNS & set(found.columns))) or "none"
             raise DataError(f"{self.reference}: columns must be named, and other than documents' own (found {taken})")

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from data_prep.annotate import IsolationLimits, annotate
 from data_prep.annotations import annotation_directory, refuse_others, remove_orphans, write_table
-from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec
+from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec, check_name
 from data_prep.classify.model import TextClassifier, describe, digest
 from data_prep.database import add_shards_view, literal, open_database, shard_tables
 from data_prep.documents import corpus_fingerprint, list_shards
@@ -116,6 +116,7 @@ def apply_classifier(
     first = f"{name}{EACH}" if per_site else name
     for taken in {name, first}:
         refuse_others(corpus, taken, MADE_BY)
+        check_name(taken, "--annotation")
     given = AnnotatorSpec.of(f"{__name__}:{kind.__name__}", classifier=str(folder.resolve()))
     spec = NamedSpec(given.reference, given.settings, None, first)
     (result,) = annotate(corpus, [spec], workers, limits, progress, engine, retry_failed)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import Progress
 
-from data_prep.annotations import write_table
+from data_prep.annotations import StepAnnotation, write_table
 from data_prep.dedup.catalogue import BY_DIGEST, hex_of, update_catalogue
 from data_prep.dedup.earlier import flags_at, is_null
 from data_prep.dedup.keepers import choose_keepers
@@ -40,7 +40,7 @@ from data_prep.partitions import (
 from data_prep.shards import fingerprint, lock_directory
 from data_prep.storage import as_path
 
-NAME = "exact_dedup"
+NAME = StepAnnotation.EXACT_DEDUP.value
 FORMAT = "data_prep.exact_dedup/2"
 COUNTERS = ("rows", "duplicates", "duplicate_bytes")
 _FILE_KEPT, _REPOSITORY_KEPT = 1, 2  # flags of what was kept before

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_directory, current_annotation, write_table
+from data_prep.annotations import StepAnnotation, annotation_directory, current_annotation, write_table
 from data_prep.dedup.catalogue import dedup_directory, hex_of, keep_only, update_catalogue
 from data_prep.dedup.compared import Targets, batches_of, targets_of, texts_at
 from data_prep.dedup.earlier import is_null
@@ -42,7 +42,7 @@ from data_prep.partitions import (
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory
 from data_prep.storage import as_path, read_parquet
 
-NAME = "near_dedup"
+NAME = StepAnnotation.NEAR_DEDUP.value
 FORMAT = "data_prep.near_dedup/2"
 SIGNATURES = "data_prep.signatures/2"
 BANDS = "bands.npy"

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import Progress
 
-from data_prep.annotations import write_table
+from data_prep.annotations import StepAnnotation, write_table
 from data_prep.dedup.catalogue import hex_of, update_catalogue
 from data_prep.dedup.earlier import is_null
 from data_prep.dedup.minhash import Bands, permutation_factors, signatures
@@ -30,7 +30,7 @@ from data_prep.partitions import Output, Runner, open_columns, shard_range, side
 from data_prep.shards import ShardTask, fingerprint, lock_directory
 from data_prep.storage import as_path
 
-NAME = "repository_dedup"
+NAME = StepAnnotation.REPOSITORY_DEDUP.value
 FORMAT = "data_prep.repository_dedup/1"
 _ORDER = (("stars", "descending"), ("size_bytes", "descending"), ("source", "ascending"), ("repository", "ascending"))
 

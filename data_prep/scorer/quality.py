@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field, computed_field
 
 from data_prep.annotations import refuse_others
-from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec
+from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec, check_name
 from data_prep.errors import DataError
 from data_prep.references import import_object
 from data_prep.scorer.base import Scorer, open_scorer, scorer_digest
@@ -86,6 +86,7 @@ def quality_spec(corpus: Path, name: str = QUALITY, **settings: Any) -> Annotato
     if name == QUALITY:
         return AnnotatorSpec.of(QUALITY, **settings)
     refuse_others(corpus, name, MADE_BY)
+    check_name(name, "--annotation")
     given = AnnotatorSpec.of(f"{__name__}:{NamedQuality.__name__}", **settings)
     return NamedSpec(given.reference, given.settings, None, name)
 

@@ -3,7 +3,6 @@
 All sources go through a step together, which gives an engine more to do at a time.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from rich.progress import Progress
 
 from data_prep.annotations import annotation_directory, annotation_names, current_annotation, remove_orphans
-from data_prep.annotators.base import BUILT_IN
+from data_prep.annotators.base import check_name
 from data_prep.database import words_in
-from data_prep.documents import SCHEMA, corpus_fingerprint, list_shards
+from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.partitions import POOL_ROWS
@@ -30,8 +29,6 @@ from data_prep.subset.track import Manifests, Shards, Track
 __all__ = ["find_subset", "subset_directory"]
 
 FORMAT = "data_prep.subset/1"
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = frozenset({*BUILT_IN, *SCHEMA.names, "documents", facts.SELECTION})
 
 
 def subset_directory(corpus: Path, name: str) -> Path:
@@ -74,8 +71,9 @@ def _check_name(corpus: Path, name: str) -> None:
     if is_remote(corpus):
         raise DataError(f"{corpus}: subsets need a disk; copy the corpus there (aws s3 sync)")
     others = annotation_directory(corpus, name).is_dir() and not subset_directory(corpus, name).is_dir()
-    if not _NAME.fullmatch(name) or name in _TAKEN or others:
-        raise DataError(f"subset name {name!r}: small letters, digits and '_', and the name of no other annotation")
+    if others or name == facts.SELECTION:
+        raise DataError(f"subset {name!r}: there is an annotation or a table of this name; call it otherwise")
+    check_name(name, "subset")
 
 
 class _Run:

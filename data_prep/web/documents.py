@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.annotations import annotation_directory, write_table
+from data_prep.annotations import StepAnnotation, annotation_directory, write_table
 from data_prep.documents import Document, DocumentWriter, documents_directory
 from data_prep.shards import ShardTask, write_shard
 from data_prep.sources.base import Drops
@@ -21,7 +21,7 @@ from data_prep.web.reader import read_pages
 from data_prep.web.settings import WebConfig
 
 FORMAT = "data_prep.web/1"
-ANNOTATION = "web"
+ANNOTATION = StepAnnotation.WEB.value
 LANGUAGE = "Web"
 _SAID_CHARACTERS = 300
 FACTS = pa.schema(

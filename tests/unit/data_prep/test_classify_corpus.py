@@ -323,6 +323,8 @@ class TestApply:
                 assert said[place]["probability"] == pytest.approx(float(mean.max()), abs=1e-5)
         assert result["shards_made"] > 1
         assert apply_classifier(corpus, tmp_path / "model", "site")["shards_made"] == 0
+        with pytest.raises(DataError, match="--annotation: an annotation cannot be called 'exact_dedup'"):
+            apply_classifier(corpus, tmp_path / "model", "exact_dedup")
 
     def test_what_another_step_made_is_not_lost(self, corpus: Path, tmp_path: Path) -> None:
         from data_prep.annotate import AnnotatorSpec, annotate
@@ -333,6 +335,8 @@ class TestApply:
             apply_classifier(corpus, tmp_path / "model", "signs")
         with pytest.raises(DataError, match="cannot be called 'No Name'"):
             apply_classifier(corpus, tmp_path / "model", "No Name")
+        with pytest.raises(DataError, match="--annotation: an annotation cannot be called 'exact_dedup'"):
+            apply_classifier(corpus, tmp_path / "model", "exact_dedup")
 
     def test_a_damaged_model_ends_in_one_line(self, corpus: Path, tmp_path: Path) -> None:
         about = train_classifier(corpus, tmp_path / "model", config())

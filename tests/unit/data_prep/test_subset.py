@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.annotations import write_table
+from data_prep.annotations import StepAnnotation, write_table
 from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
@@ -345,10 +345,11 @@ def test_what_is_asked_wrongly_is_one_line(corpus, values, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["quality", "Bad name", "language", "../x", "structure"])
+@pytest.mark.parametrize("name", ["quality", "Bad name", "language", "../x", "structure", "signs", *StepAnnotation])
 def test_names_that_are_taken(corpus, name):
-    with pytest.raises(DataError, match="subset name"):
-        find_subset(corpus, config(), name)
+    with pytest.raises(DataError, match=f"subset.*'{name}'") as error:
+        find_subset(corpus, config(), str(name))
+    assert "\n" not in str(error.value) and not (corpus / "subsets").exists()
 
 
 def test_annotations_that_are_out_of_date_are_refused(corpus):
