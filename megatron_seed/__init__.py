@@ -1,5 +1,5 @@
 """The training stack: configuration, data order, model, training, checkpoints, plan, and what is made of a model."""
 
-from megatron_seed.runtime.extensions import hide_without_gpu
+from megatron_seed.runtime.without_gpu import watch_for_megatron_core
 
-hide_without_gpu()
+watch_for_megatron_core()

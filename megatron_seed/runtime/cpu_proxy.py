@@ -93,7 +93,7 @@ def install() -> bool:
         return False
     if any(isinstance(finder, _ImportHook) for finder in sys.meta_path):
         return True
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # its jit_fuser is torch.compile, bound at import
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # where it was imported before us and compiles
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # asserted with tensor parallelism
     hook = _ImportHook(_torch_on_cpu())
     sys.meta_path.insert(0, hook)

@@ -1,4 +1,4 @@
-"""Extensions for CUDA may be installed where no GPU is: on a login node, or with CUDA_VISIBLE_DEVICES empty."""
+"""megatron-core on a login node, or with CUDA_VISIBLE_DEVICES empty: no CUDA extension is used, nothing is compiled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ def __getattr__(name):
 """
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def test_nothing_is_compiled(start: Callable, tmp_path: Path) -> None:
+    script = tmp_path / "imports.py"
+    script.write_text("import sys, megatron_seed.train.run\nassert 'torch._inductor.compile_fx' not in sys.modules")
+    start(script)
+
+
 @pytest.mark.parametrize("extension", ["transformer_engine.pytorch.optimizers", "apex.optimizers"])
 def test_training_leaves_them_alone(
     extension: str, tiny_recipe: Callable[..., Path], start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
