@@ -39,6 +39,10 @@ class _Passing(NoAnswer):
         self.retry_after_s = retry_after_s
 
 
+class Unreachable(_Passing):
+    """Nothing was asked: there is no connection to the endpoint."""
+
+
 class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
@@ -137,7 +141,7 @@ class OracleClient:
                     status, headers, data = await self._post(self._settings.body(request.messages))
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 reservation.cost = 0.0
-                raise _Passing("failed", f"no connection ({type(error).__name__})") from None
+                raise Unreachable("failed", f"no connection ({type(error).__name__})") from None
             except (TimeoutError, httpx.TimeoutException):
                 raise _Passing("failed", f"no answer within {self._endpoint.timeout_s:g} s") from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from data_prep.errors import DataError
 from data_prep.oracle.answers import FOLDER, Answer, AnswerStore, answer_key
 from data_prep.oracle.budget import Budget, BudgetSpent
-from data_prep.oracle.client import NoAnswer, OracleClient
+from data_prep.oracle.client import NoAnswer, OracleClient, Unreachable
 from data_prep.oracle.plan import Plan, estimate, make_plan, requests_of, spent_on
 from data_prep.oracle.prompt import Prompt, Request, load_prompt
 from data_prep.oracle.rating import judge
@@ -127,6 +127,8 @@ async def _ask(
         state.without_answer[key] = error
         state.failed_in_a_row += 1
         if state.failed_in_a_row >= HOPELESS_AFTER + settings.endpoint.concurrency:
+            if isinstance(error, Unreachable):
+                raise _unreachable(settings.endpoint.url, error) from None
             raise DataError(
                 f"{settings.endpoint.url}: no answer to {state.failed_in_a_row} requests in a row, the last: {error}"
             ) from None
@@ -148,6 +150,13 @@ async def _ask(
     state.failed_in_a_row = 0
 
 
+def _unreachable(url: str, error: Unreachable) -> DataError:
+    return DataError(
+        f"{url} cannot be reached: {error}; start the server, or give the address of one that runs, such as "
+        "--url http://127.0.0.1:8000/v1 (endpoint.url)"
+    )
+
+
 def _write(
     corpus: Path, name: str, sample: Sample, prompt: Prompt, settings: OracleSettings, state: _State
 ) -> dict[str, Any]:
@@ -156,6 +165,9 @@ def _write(
     asked_for, kind = ("label", pa.string()) if prompt.answers else ("score", pa.float32())
     said = [getattr(stored[key], asked_for) if key in stored else None for key in keys]
     if not any(value is not None for value in said):
+        errors = list(state.without_answer.values())
+        if errors and not stored and all(isinstance(error, Unreachable) for error in errors):
+            raise _unreachable(settings.endpoint.url, errors[0])
         counts = ", ".join(f"{problem} {count}" for problem, count in _problems(state).most_common())
         why = next((f", such as: {error}" for error in state.without_answer.values()), "")
         raise DataError(f"oracle {name}: none of {len(keys)} files has a {asked_for}: {counts}{why}")

@@ -274,8 +274,10 @@ def test_an_endpoint_that_is_not_there_or_never_answers_is_given_up(corpus):
         with pytest.raises(DataError, match=r"no answer to 21 requests in a row.*out of memory"):
             run(corpus, server, endpoint=endpoint)
         assert len(server.bodies) == 42
-    with pytest.raises(DataError, match=r"no connection \(ConnectError\)"):
+    with pytest.raises(DataError, match=r"^http://127\.0\.0\.1:\d+/v1 cannot be reached: no connection .*; start the"):
         run(corpus, server, endpoint=endpoint)
+    with pytest.raises(DataError, match=r"^http://127\.0\.0\.1:\d+/v1 cannot be reached: no connection .*; start the"):
+        run(corpus, server, endpoint=endpoint, sample={"files": 3})
     with OracleServer(lambda text, nth: Says("Nice.")) as server, pytest.raises(DataError, match="none of 24 files"):
         run(corpus, server)
 
