@@ -162,6 +162,15 @@ def test_cursors_go_on_where_the_sources_stopped() -> None:
     assert not seen & {tuple(second.sample(index)[:-1]) for index in range(20)}
 
 
+@pytest.mark.parametrize(("block", "whole_epochs"), [(4, True), (64, False)])
+def test_a_block_larger_than_an_epoch_mixes_epochs(block: int, whole_epochs: bool) -> None:
+    length, windows = 10, 4  # of an epoch
+    samples = Windows(Cursor(), length, block, "1:a")
+    first = [samples.ranges(sample)[0][0] // length for sample in range(windows)]
+    assert (sorted(first) == list(range(windows))) == whole_epochs
+    assert sorted(samples.ranges(sample)[0][0] // length for sample in range(block)) == list(range(block))
+
+
 def test_labels_are_the_next_tokens() -> None:
     batch = next(data().micro_batches(0, 8, 0, 1))
     assert batch["tokens"].shape == batch["labels"].shape == (1, 8)
