@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.annotators.decontamination import Decontamination, split_words
+from data_prep.annotators.decontamination import Decontamination, plain_bytes, split_words
 
 PLANTED = ("HumanEvalPlus.jsonl.gz", "MbppPlus.jsonl.gz")
 MOST_FALSE = 0.001
@@ -63,7 +63,7 @@ def planted(annotator: Decontamination, folder: Path, hosts: list[str]) -> dict:
             problems = [json.loads(line) for line in stream]
         for problem in problems:
             solution = problem["canonical_solution"]
-            if split_words(solution).starts.size < annotator.n:
+            if split_words(plain_bytes(solution)).starts.size < annotator.n:
                 continue
             count += 1
             lines = draw.choice(hosts).splitlines()

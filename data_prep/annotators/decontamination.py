@@ -1,8 +1,11 @@
 """Decontamination: word n-grams shared with registered benchmarks (Seed-Coder report, section 4: 10-grams).
 
-A word is a run of letters, digits, underscores and non-ASCII characters, in lower case, so layout and punctuation do
-not matter. Of a benchmark, n-grams without enough letters or with few distinct words are left out: "0 1 2 ... 9" and
-"a b c ... j" are in many a test, and say nothing. Scanning is by 64-bit hashes; what they find is then compared.
+A word is a run of letters, digits and underscores, as Unicode has them, whatever its case: layout, kinds of spaces and
+quotation marks do not matter. Nor does it matter whether a text stands as it is, in a string (JSON, notebooks) or in
+HTML: escapes such as `\\n` and `&lt;` are no letters.
+
+Of a benchmark, n-grams without enough letters or with few distinct words are left out: "0 1 2 ... 9" and "a b c ... j"
+are in many a test, and say nothing. Scanning is by 64-bit hashes; what they find is then compared.
 """
 
 import functools
@@ -21,9 +24,14 @@ from pydantic import Field
 from data_prep.annotators.base import Annotator
 from data_prep.errors import DataError
 
+_PIECE = 1 << 20  # characters looked at together: the memory that a text takes does not grow with it
+_PIECE_END = re.compile(r"[^\w\\&#;]")  # where a text can be cut: in no word and no escape
+# Apart, because a pattern that can begin with one byte only is searched for ten times as fast.
+_STRING_ESCAPES = re.compile(rb"\\(?:[nrt]|u[0-9a-f]{4})")
+_HTML_ESCAPES = re.compile(rb"&(?:lt|gt|amp|quot|apos|nbsp|#[0-9]{1,4}|#x[0-9a-f]{1,4});")
+_NO_WORDS = re.compile(r"[^\w\x00-\x7f]+")
 _WORD_BYTES = np.array([b >= 128 or chr(b).isalnum() or b == ord("_") for b in range(256)])
 _LETTER_BYTES = np.array([b >= 128 or chr(b).isalpha() for b in range(256)], np.int64)
-_LOWER = np.array([b + 32 if ord("A") <= b <= ord("Z") else b for b in range(256)], np.uint8)
 _TWO_LETTERS = re.compile(rb"[a-z\x80-\xff].*[a-z\x80-\xff]")
 _NUMBER_NAMES = frozenset(b"zero one two three four five six seven eight nine ten".split())
 _FILTER_BITS = 24
@@ -32,7 +40,7 @@ _LONGEST_WORD = 1 << 12  # further bytes do not change a word's hash
 
 
 class Words(NamedTuple):
-    """The words of a text: where they start and end in its UTF-8 bytes, in lower case, and their hashes."""
+    """The words of a text: where they start and end in its plain bytes, and their hashes."""
 
     data: np.ndarray
     starts: np.ndarray
@@ -60,10 +68,11 @@ class Decontamination(Annotator):
     benchmarks: tuple[str, ...] = ()
     """JSONL files (.gz too), or folders of them."""
     fields: tuple[str, ...] = (
-        "declaration", "prompt", "canonical_solution", "solution", "suffix", "code", "question", "text", "problem",
-        "content", "test",
+        "declaration", "prompt", "complete_prompt", "instruct_prompt", "question", "question_content", "description",
+        "text", "problem", "content", "starter_code", "canonical_solution", "solution", "suffix", "code", "test",
+        "tests", "test_list",
     )  # fmt: skip
-    """The fields of a record that are looked for, as one text in this order."""
+    """The fields of a record that are looked for, as one text in this order; lists of strings are strings, too."""
     ids: tuple[str, ...] = ("task_id", "id", "question_id", "name")
     """Fields that name a problem; the first that a record has. Without any, it is the number of its line."""
     n: int = Field(10, ge=2, le=64)
@@ -75,7 +84,7 @@ class Decontamination(Annotator):
     minimum_telling_words: int = Field(2, ge=0)
     """... and so many of these have two letters or more and name no number, unlike "a b c ..." and "one 1 two 2"."""
 
-    version = 1
+    version = 2
     columns: ClassVar = {"ngrams": pa.int32(), "problems": pa.list_(pa.string()), "example": pa.string()}
     reads = ("text",)
 
@@ -83,19 +92,19 @@ class Decontamination(Annotator):
         _ = self.index
 
     def inputs(self) -> Any:
-        return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in self.files()]
+        return [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in self.files().items()]
 
-    def files(self) -> list[Path]:
-        """The benchmark files. Raises `DataError` where there are none."""
+    def files(self) -> dict[str, Path]:
+        """The benchmark files by name, with as many folders before as tell them apart. Raises `DataError` for none."""
         found: list[Path] = []
         for entry in map(Path, self.benchmarks):
-            inside = sorted(entry.glob("*.jsonl")) + sorted(entry.glob("*.jsonl.gz")) if entry.is_dir() else [entry]
+            inside = sorted(entry.rglob("*.jsonl")) + sorted(entry.rglob("*.jsonl.gz")) if entry.is_dir() else [entry]
             if not inside or not all(path.is_file() for path in inside):
                 raise DataError(f"benchmarks: {entry} is no JSONL file and no folder of them")
             found += [path.resolve() for path in inside]
         if not found:
             raise DataError("decontamination needs benchmark files: --benchmarks PATH, or --set benchmarks=[PATH]")
-        return found
+        return _names(found)
 
     def annotate(self, documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Any]]:
         rows = [self.matches(document["text"]) for document in documents]
@@ -103,36 +112,43 @@ class Decontamination(Annotator):
 
     def matches(self, text: str) -> tuple[int, list[str], str | None]:
         """(shared n-grams, problems in order of their first, the first shared n-gram)."""
-        index, words = self.index, split_words(text)
-        hashes = ngram_hashes(words.hashes, self.n)
+        problems: dict[str, None] = {}
+        count, example = 0, None
+        for words in pieces_of_words(text, self.n):
+            for ngram in self._shared(words):
+                count, example = count + 1, example or ngram.decode()
+                problems |= dict.fromkeys(self.index.ngrams[ngram])
+        return count, list(problems), example
+
+    def _shared(self, words: Words) -> list[bytes]:
+        """The benchmarks' n-grams among these words."""
+        index, hashes = self.index, ngram_hashes(words.hashes, self.n)
         places = hashes >> np.uint64(64 - _FILTER_BITS)
         likely = np.flatnonzero(index.bits[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8) & 1)
         if not likely.size:
-            return 0, [], None
+            return []
         at = np.searchsorted(index.hashes, hashes[likely])
         found = likely[index.hashes[np.minimum(at, index.hashes.size - 1)] == hashes[likely]]
-        shared = [ngram for ngram in words.ngrams(found.tolist(), self.n) if ngram in index.ngrams]
-        problems = dict.fromkeys(name for ngram in shared for name in index.ngrams[ngram])
-        return len(shared), list(problems), shared[0].decode(errors="replace") if shared else None
+        return [ngram for ngram in words.ngrams(found.tolist(), self.n) if ngram in index.ngrams]
 
     @functools.cached_property
     def index(self) -> Index:
         """Of all benchmark files. Raises `DataError` for one that holds no problem."""
         ngrams: dict[bytes, dict[str, None]] = {}
         known: dict[int, bytes] = {}  # one text of each hash; a second one with the same hash would not be looked for
-        for path in self.files():
+        for file, path in self.files().items():
             for name, text in self._problems(path):
-                words = split_words(text)
+                words = split_words(plain_bytes(text))
                 places, hashes = self._lettered(words)
                 new = [place for place, hash_ in zip(places, hashes, strict=True) if hash_ not in known]
                 texts = dict(zip(new, words.ngrams(new, self.n), strict=True))
                 for place, hash_ in zip(places, hashes, strict=True):
                     ngram = known.setdefault(hash_, texts.get(place, b""))
                     if self._tells(ngram):
-                        ngrams.setdefault(ngram, {})[f"{path.name}:{name}"] = None
+                        ngrams.setdefault(ngram, {})[f"{file}:{name}"] = None
         every = np.array(sorted(hash_ for hash_, ngram in known.items() if ngram in ngrams), np.uint64)
         if not every.size:
-            names = ", ".join(path.name for path in self.files())
+            names = ", ".join(self.files())
             raise DataError(f"{names}: no n-gram in any of the fields {', '.join(self.fields)}")
         bits = np.zeros(1 << _FILTER_BITS, bool)
         bits[every >> np.uint64(64 - _FILTER_BITS)] = True
@@ -140,22 +156,26 @@ class Decontamination(Annotator):
 
     def _problems(self, path: Path) -> Iterator[tuple[str, str]]:
         """(name, text of its fields) of every problem of a file."""
-        found = False
+        found, fields = False, {}
         opened = gzip.open if path.suffix == ".gz" else open
         try:
-            with opened(path, "rt", encoding="utf-8") as stream:
+            with opened(path, "rt", encoding="utf-8-sig") as stream:
                 for number, line in enumerate(stream, 1):
                     if not line.strip():
                         continue
                     record = json.loads(line)
                     name = next((str(record[key]) for key in self.ids if key in record), f"line {number}")
-                    texts = [record[key] for key in self.fields if isinstance(record.get(key), str)]
+                    fields |= record
+                    texts = [text for key in self.fields for text in _strings(record.get(key))]
                     found |= bool(texts)
                     yield name, "\n".join(texts)
         except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: not a JSONL file of records: {error}") from None
         if not found:
-            raise DataError(f"{path}: no record has one of the fields {', '.join(self.fields)}")
+            raise DataError(
+                f"{path}: no record has one of the fields {', '.join(self.fields)}. It has "
+                f"{', '.join(fields) or 'none'}: name those to look for, --set decontamination.fields=[FIELD, ...]"
+            )
 
     def _tells(self, ngram: bytes) -> bool:
         words = set(ngram.split(b" "))
@@ -175,9 +195,41 @@ class Decontamination(Annotator):
         return places.tolist(), hashes[places].tolist()
 
 
-def split_words(text: str) -> Words:
-    """The words of a text, with a 64-bit polynomial hash of each."""
-    data = _LOWER[np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)]
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Paths, each once, by their last parts: as many as it takes for all names to differ."""
+    paths = list(dict.fromkeys(paths))
+    depths = range(1, max(len(path.parts) for path in paths) + 1)
+    named = ({"/".join(path.parts[-depth:]): path for path in paths} for depth in depths)
+    return next(names for names in named if len(names) == len(paths))
+
+
+def _strings(value: Any) -> list[str]:
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
+def pieces_of_words(text: str, n: int) -> Iterator[Words]:
+    """The words of a text, a piece at a time; each begins with the last n - 1 words of those before it."""
+    start, before = 0, b""
+    while start < len(text):
+        end = _PIECE_END.search(text, start + _PIECE, start + 2 * _PIECE)
+        stop = end.start() if end else start + 2 * _PIECE  # no benchmark has words of a million letters
+        words = split_words(before + plain_bytes(text[start:stop]))
+        yield words
+        start = stop
+        if start < len(text):
+            before = b"".join(word + b" " for word in words.ngrams(range(words.starts.size)[1 - n :], 1))
+
+
+def plain_bytes(text: str) -> bytes:
+    """A text of which only words are left as they are: what stands between them is ASCII, and no letters."""
+    if not text.isascii():
+        text = _NO_WORDS.sub(" ", text.casefold())
+    return _HTML_ESCAPES.sub(b" ", _STRING_ESCAPES.sub(b" ", text.encode().lower()))
+
+
+def split_words(plain: bytes) -> Words:
+    """The words of a plain text, with a 64-bit polynomial hash of each."""
+    data = np.frombuffer(plain, np.uint8)
     inside = _WORD_BYTES[data]
     edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]

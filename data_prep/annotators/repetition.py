@@ -33,7 +33,7 @@ class WordNgrams:
         self._texts = len(texts)
         self._whole = np.maximum(1, np.asarray(whole_bytes, np.float64))
         sizes = [len(text.encode("utf-8", "surrogatepass")) + 1 for text in texts]
-        words = split_words("\n".join(texts))
+        words = split_words("\n".join(texts).encode("utf-8", "surrogatepass").lower())
         self._text_of = np.searchsorted(np.cumsum(sizes), words.starts, side="right")
         self._hashes = words.hashes
         self._ends = np.concatenate([[0], np.cumsum(words.ends - words.starts)])

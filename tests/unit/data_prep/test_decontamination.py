@@ -1,6 +1,7 @@
 """Decontamination: every shared n-gram that says something is found, by name; digit runs and boilerplate are not."""
 
 import gzip
+import html
 import json
 import random
 import re
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.annotate import AnnotatorSpec, annotate
-from data_prep.annotators.decontamination import Decontamination, split_words
+from data_prep.annotators import decontamination
+from data_prep.annotators.decontamination import Decontamination, pieces_of_words, plain_bytes, split_words
 from data_prep.cli import app
 from data_prep.errors import DataError
 from data_prep.report import corpus_report
@@ -63,14 +65,13 @@ def test_digit_runs_and_repetition_are_no_match(benchmark):
 
 
 def naive(text, n):
-    words = [
-        word.lower() for word in re.findall(rb"(?:[A-Za-z0-9_]|[\x80-\xff])+", text.encode("utf-8", "surrogatepass"))
-    ]
-    return [b" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+    words = re.findall(r"\w+", re.sub(r"\\[nrt]|&lt;", " ", text.casefold()))
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-words = st.text(st.sampled_from("abAB1_éß"), min_size=1, max_size=3)
-texts = st.lists(st.one_of(words, st.sampled_from([" ", "(", "\n", "\0", "\ud800", "="])), max_size=60).map(" ".join)
+words = st.text(st.sampled_from("abAB1_éßn\u00a0\u2019"), min_size=1, max_size=3)
+others = st.sampled_from([" ", "(", "\n", "\0", "\ud800", "=", "\\n", "\\", "&lt;", "&", "\u200b"])
+texts = st.lists(st.one_of(words, others), max_size=60).map("".join)
 
 
 @settings(max_examples=80, deadline=None)
@@ -85,11 +86,63 @@ def test_it_finds_what_a_plain_search_finds(tmp_path_factory, problem, text, n):
     assert bool(problems) == (count > 0)
 
 
+def as_html(text):
+    return html.escape(text).replace("  ", "&nbsp; ")
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    [
+        lambda text: text.replace(" ", "\u00a0"),
+        lambda text: text.replace(" ", "\u3000"),
+        lambda text: text.replace(" ", " \u200b"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace("\n", "\u2028"),
+        lambda text: text.replace("(", "\u201c").replace(",", "\uff0c"),
+        lambda text: json.dumps({"code": text}),
+        lambda text: json.dumps(json.dumps(text)),
+        lambda text: json.dumps(text.replace("=", "<")).replace("<", "\\u003c"),
+        as_html,
+        lambda text: "".join(f"-- {line}\r\n" for line in text.splitlines()),
+        lambda text: "".join(f'    "{line}\\n"\n' for line in text.splitlines()),
+    ],
+)
+def test_a_copy_is_found_however_it_is_spaced_quoted_or_escaped(benchmark, disguised):
+    found = Decontamination(benchmarks=(str(benchmark),))
+    plain = found.matches(SOLUTION)
+    assert plain[0] == 7 and found.matches(f"x = 1\n{disguised(SOLUTION)}\ny = 2\n") == plain
+
+
+def test_a_long_text_is_searched_in_pieces_that_overlap(benchmark, monkeypatch):
+    found = Decontamination(benchmarks=(str(benchmark),))
+    text = f"x = {'1' * 18}\n{SOLUTION}" * 3 + "\\n" * 9 + SOLUTION
+    whole, wanted = found.matches(text), naive(text, 3)
+    assert whole[0] == 28
+    for piece in range(20, 80):  # longer than any word
+        monkeypatch.setattr(decontamination, "_PIECE", piece)
+        assert found.matches(text) == whole
+        pieces = [words.ngrams(range(words.starts.size - 2), 3) for words in pieces_of_words(text, 3)]
+        assert len(pieces) > 5 and [tuple(ngram.decode().split()) for found in pieces for ngram in found] == wanted
+    monkeypatch.setattr(decontamination, "_PIECE", 1000)
+    assert found.matches("a" * 50_000 + f"\n{SOLUTION}")[0] == 7
+
+
+def test_benchmarks_of_one_name_in_several_folders(tmp_path):
+    texts = {"one": "words that stand in the first of the two files and nowhere else", "two/deep": SOLUTION}
+    for folder, text in texts.items():
+        (tmp_path / folder).mkdir(parents=True)
+        record = json.dumps({"task_id": 7, "test_list": ["assert True", text], "prompt": None})
+        (tmp_path / folder / "test.jsonl").write_text("\ufeff" + record + "\n")
+    found = Decontamination(benchmarks=(str(tmp_path), str(tmp_path / "one/test.jsonl")))
+    assert found.matches(SOLUTION)[1] == ["deep/test.jsonl:7"] and len(found.inputs()) == 2
+    assert found.matches(texts["one"])[1] == ["one/test.jsonl:7"]
+
+
 def test_words_are_lower_case_runs_with_equal_hashes():
-    found = split_words("Ab ab AB_1 ab_1 ümlaut x" + "y" * 9000)
+    found = split_words(plain_bytes("Ab ab AB_1 ab_1 Ümlaut x" + "y" * 9000))
     assert found.hashes[0] == found.hashes[1] != found.hashes[2] == found.hashes[3]
     assert list(found.ngrams([0, 2], 2)) == [b"ab ab", b"ab_1 ab_1"] and found.starts.size == 6
-    assert split_words("").starts.size == split_words(" \0()").starts.size == 0
+    assert split_words(b"").starts.size == split_words(b" \0()").starts.size == 0
 
 
 @pytest.mark.parametrize("text", ["", " ", "x", "\ud800 \0", "a" * 3_000_000, "a " * 1_000_000, "é" * 100_000])
