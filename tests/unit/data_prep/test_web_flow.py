@@ -1,6 +1,7 @@
 """From WARC files to token files: every rule of the shipped selection drops exactly the pages planted for it.
 
-Real pages are documentation of the standard library, with and without code tags, and texts of licences.
+Real pages are documentation of the standard library, with and without code tags, texts of licences, and explanations
+with formulas.
 """
 
 import ast
@@ -12,9 +13,11 @@ import itertools
 import json
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import sympy
 from oracle_server import OracleServer, Says
 from typer.testing import CliRunner
 from warcio.statusandheaders import StatusAndHeaders
@@ -23,10 +26,11 @@ from warcio.warcwriter import WARCWriter
 from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.selection.config import load_config
+from launch.full.mathematics import as_html, explanations
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-NAMES = ("web_candidates", "web_recalled", "web_selection", "math_selection")
-CANDIDATES, RECALLED, CONFIG, MATH = (EXAMPLES / f"{name}.yaml" for name in NAMES)
+NAMES = ("web_candidates", "web_recalled", "web_selection", "math_recalled", "math_selection")
+CANDIDATES, RECALLED, CONFIG, MATH_RECALLED, MATH = (EXAMPLES / f"{name}.yaml" for name in NAMES)
 ENGLISH = (
     "The scheduler keeps a queue of tasks that are ready to run. When a worker has nothing to do, it takes the task "
     "with the highest priority and runs it until it waits for something or its time is over. {} "
@@ -121,6 +125,16 @@ def licences():
         yield found[start : start + 3]
 
 
+def mathematics():
+    """Titles and HTML of what packages explain with formulas."""
+    for package in (mpmath, sympy):
+        for _, _, text in explanations(Path(package.__file__).parent):
+            made = as_html(text)
+            words = made[1].split() if made else ()
+            if len(words) > 60 and len(set(words)) > 0.5 * len(words):
+                yield made
+
+
 _MORE = {
     "forum": (
         "ann wrote on Monday: has somebody tried this? I had no luck with it so far.",
@@ -136,7 +150,7 @@ _MORE = {
 
 
 def real():
-    """URL -> page; hosts say what a page is: manual (with tags), guide, forum, shop (all without) and legal."""
+    """URL -> page; hosts say what a page is: manual, lesson (with tags), guide, forum, shop, legal, math (without)."""
     pages = {}
     for index, (title, said, code) in enumerate(itertools.islice(docstrings(), 330)):
         kind = ("manual", "guide", "forum", "guide", "shop")[index % 5]
@@ -146,6 +160,11 @@ def real():
         )
     for index, paragraphs in enumerate(itertools.islice(licences(), 130)):
         pages[f"https://legal{index % 31}.org/{index}"] = page("Terms", *paragraphs)
+    for index, (title, body) in enumerate(itertools.islice(mathematics(), 150)):
+        more = _MORE["forum"] if index % 3 == 0 else ()
+        host, block = ("lesson", "y = f(x)") if index % 10 == 0 else ("math", "")
+        made = page(html.escape(title), *more, code=block).replace("</h1>", f"</h1>{body}")
+        pages[f"https://{host}{index % 37}.org/{index}"] = made
     return pages
 
 
@@ -173,6 +192,10 @@ def ask(corpus, name, prompt, script, *more):
 
 def is_legal(text):
     return text.startswith("Terms")
+
+
+def is_mathematical(text):
+    return "\\(" in text or "\\[" in text
 
 
 def category(text):
@@ -212,8 +235,8 @@ def flow(tmp_path_factory):
 
     run("select", corpus, "--selection", "candidates", "--config", CANDIDATES)
     few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2")
-    label = lambda text, _: Says(f"Label: [[{'other' if is_legal(text) else 'code'}]]")  # noqa: E731
-    ask(corpus, "recall", "web_recall", label, "--selection", "candidates", "--files", 300)
+    label = lambda text, _: Says(f"Label: [[{'other' if is_legal(text) or is_mathematical(text) else 'code'}]]")  # noqa: E731
+    ask(corpus, "recall", "web_recall", label, "--selection", "candidates", "--files", 450)
     positive = ("--set", "label=oracle_recall.label", "--set", "positive=code")
     run("classify", "train", corpus, folder / "code", *positive, *few)
     run("classify", "apply", corpus, folder / "code", "--annotation", "code_page")
@@ -224,11 +247,34 @@ def flow(tmp_path_factory):
     labels = ("--set", "label=oracle_site.label", "--set", "model.epochs=40")
     run("classify", "train", corpus, folder / "site", *labels, *few)
     run("classify", "apply", corpus, folder / "site", "--annotation", "site")
-    ask(corpus, "quality", "web", lambda text, _: Says(f"Rating: [[{quality(text)}]]"), *sample)
+    rating = lambda text, _: Says(f"Rating: [[{0 if is_mathematical(text) else quality(text)}]]")  # noqa: E731
+    ask(corpus, "quality", "web", rating, *sample)
     run("score", "train", corpus, "quality", folder / "scorer", "--held-out", 0.2)
     run("score", "apply", corpus, folder / "scorer")
     run("select", corpus, "--config", CONFIG)
+    recall_mathematics(folder, corpus, few)
     return folder, junk, (first, *copies)
+
+
+def recall_mathematics(folder, corpus, few):
+    """The steps of docs/web.md for mathematical pages."""
+    label = lambda text, _: Says(f"Label: [[{'math' if is_mathematical(text) else 'other'}]]")  # noqa: E731
+    ask(corpus, "math", "math_recall", label, "--selection", "candidates", "--files", 450)
+    positive = ("--set", "label=oracle_math.label", "--set", "positive=math", "--set", "model.epochs=40")
+    run("classify", "train", corpus, folder / "math", *positive, *few)
+    run("classify", "apply", corpus, folder / "math", "--annotation", "math_page")
+
+    run("select", corpus, "--selection", "math_recalled", "--config", MATH_RECALLED)
+    sample = ("--selection", "math_recalled", "--files", 150)
+    ask(corpus, "math_site", "site_category", lambda text, _: Says(f"Label: [[{category(text)}]]"), *sample)
+    labels = ("--set", "label=oracle_math_site.label", "--set", "model.epochs=40")
+    run("classify", "train", corpus, folder / "math_site", *labels, *few)
+    run("classify", "apply", corpus, folder / "math_site", "--annotation", "math_site")
+    ask(corpus, "math_quality", "math", lambda text, _: Says(f"Rating: [[{quality(text)}]]"), *sample)
+    run("score", "train", corpus, "math_quality", folder / "math_scorer", "--held-out", 0.2)
+    run("score", "apply", corpus, folder / "math_scorer", "--annotation", "math_quality")
+    run("select", corpus, "--selection", "math", "--config", MATH)
+    run("select", corpus, "--config", CONFIG)
 
 
 def dropped(flow, rule):
@@ -259,58 +305,86 @@ def test_pages_without_code_tags_must_be_recalled(flow):
         row = rows[path]
         assert not row["annotations/web.has_code"] and not row["annotations/code_page.recalled"]
     assert not any("//manual" in path for path in lost), "pages with code tags skip the classifier"
-    assert sum(row["annotations/web.has_code"] for row in rows.values()) == sum("//manual" in path for path in rows)
+    assert sum(row["annotations/web.has_code"] for row in rows.values()) == sum(
+        "//manual" in path or "//lesson" in path for path in rows
+    )
 
 
-def test_thresholds_and_rates_are_those_of_the_kind_of_site(flow):
-    corpus = flow[0] / "web"
-    rows = rows_of(corpus, "selections/main", "annotations/quality", "annotations/site")
-    config = load_config(CONFIG)
+@pytest.mark.parametrize(
+    ("config", "selection", "quality", "site", "kinds"),
+    [
+        (CONFIG, "main", "quality", "site", {"documentation", "forum", "shop"}),
+        (MATH, "math", "math_quality", "math_site", {"documentation", "forum"}),
+    ],
+)
+def test_thresholds_and_rates_are_those_of_the_kind_of_site(flow, config, selection, quality, site, kinds):
+    rows = rows_of(flow[0] / "web", f"selections/{selection}", f"annotations/{quality}", f"annotations/{site}")
+    config = load_config(config)
     low, rates = config.rules[-2].below, config.rules[-1].sample
     judged = {"low_quality": set(), "sampled_out": set(), None: set()}
     labels = set()
     for path, row in rows.items():
-        if (by := row["selections/main.dropped_by"]) not in judged:
+        if (by := row[f"selections/{selection}.dropped_by"]) not in judged:
             continue
-        score, label = row["annotations/quality.score"], row["annotations/site.label"]
+        score, label = row[f"annotations/{quality}.score"], row[f"annotations/{site}.label"]
         labels.add(label)
         rate = rates.rates.get(label, rates.rate)
         draw = int(hashlib.sha256(f"{rates.seed}:{row['id']}".encode()).hexdigest(), 16) / 2**256
         poor = score < low.values.get(label, low.default)
         assert by == ("low_quality" if poor else "sampled_out" if draw >= rate else None), (path, label, score)
         judged[by].add(path)
-    assert labels == {"documentation", "forum", "shop"} and all(judged.values())
+    assert labels == kinds and judged["low_quality"] and judged[None]
+    assert bool(judged["sampled_out"]) == any(kind in rates.rates for kind in kinds)
 
 
-def test_a_second_classifier_recalls_pages_of_another_subject(flow):
-    corpus, classifier = flow[0] / "web", flow[0] / "math"
-    subject = "repository LIKE 'legal%'"  # stands for mathematics
-    labels = f'labels={{math: "{subject}", other: "NOT {subject}"}}'
-    few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2", "--set", "positive=math")
-    run("classify", "train", corpus, classifier, "--set", labels, *few)
-    run("classify", "apply", corpus, classifier, "--annotation", "math_page")
-    run("select", corpus, "--selection", "math", "--config", MATH)
-    rows = rows_of(corpus, "selections/math", "selections/main", "annotations/math_page")
-    kept = {path for path, row in rows.items() if row["selections/math.dropped_by"] is None}
-    assert len(kept) > 30 and all(rows[path]["annotations/math_page.recalled"] for path in kept)
-    assert {rows[path]["selections/main.dropped_by"] for path in kept} == {"not_recalled"}
+def test_a_second_classifier_recalls_mathematical_pages(flow):
+    rows = rows_of(flow[0] / "web", "selections/math", "selections/main", "annotations/math_page")
+    fates = (None, "low_quality", "about_code")
+    judged = {path for path, row in rows.items() if row["selections/math.dropped_by"] in fates}
+    mathematical = {path for path in rows if "//math" in path or "//lesson" in path}
+    assert len(mathematical) == 150 and len(judged & mathematical) > 0.8 * len(mathematical)  # of some 15 to pick by
+    assert len(judged - mathematical) < 0.1 * len(judged)
+    assert all(rows[path]["annotations/math_page.recalled"] for path in judged)
+
+
+def test_a_page_that_is_about_both_goes_where_it_scores_higher(flow):
+    places = ("selections/main", "selections/math", "annotations/quality", "annotations/math_quality")
+    rows = rows_of(flow[0] / "web", *places)
+    fates = {path: (row["selections/main.dropped_by"], row["selections/math.dropped_by"]) for path, row in rows.items()}
+    assert (None, None) not in fates.values()
+    higher = {path for path, (by, _) in fates.items() if by == "about_mathematics"}
+    lower = {path for path, (_, by) in fates.items() if by == "about_code"}
+    assert any("//lesson" in path for path in higher) and not higher & lower
+    for path in higher | lower:
+        row = rows[path]
+        assert (row["annotations/math_quality.score"] > row["annotations/quality.score"]) == (path in higher), path
+
+
+def test_two_scorers_rate_the_pages_of_a_corpus_side_by_side(flow):
+    folder, corpus = flow[0], flow[0] / "web"
+    rows = rows_of(corpus, "annotations/quality", "annotations/math_quality").values()
+    assert any(row["annotations/quality.score"] != row["annotations/math_quality.score"] for row in rows)
+    for scorer, name in (("scorer", "quality"), ("math_scorer", "math_quality")):
+        assert "(0 of 2 shards made now)" in run("score", "apply", corpus, folder / scorer, "--annotation", name)
 
 
 def test_all_selections_have_the_same_junk_rules():
     names = {*planted(), "exact_duplicate", "near_duplicate"}
-    for path in (CANDIDATES, RECALLED, CONFIG, MATH):
+    for path in (CANDIDATES, RECALLED, CONFIG, MATH_RECALLED, MATH):
         junk = {rule.name: rule for rule in load_config(path).rules if rule.name in names}
         assert junk.keys() == names and list(junk.values()) == list(load_config(CONFIG).rules[: len(names)]), path
 
 
-def test_the_selection_becomes_token_files(flow):
+def test_the_selections_become_token_files(flow):
     folder = flow[0]
     run("tokenizer", folder / "web", folder / "tokenizer", "--vocab-size", 600, "--kind", "byte_bpe")
-    run("build", folder / "web", folder / "tokens", "--tokenizer", folder / "tokenizer", "--fim-rate", 0)
-    rows = rows_of(folder / "web", "selections/main").values()
-    kept = [row for row in rows if row["selections/main.split"] == "train"]
-    (made,) = (folder / "tokens").glob("*.manifest.json")
-    assert len(kept) > 50 and json.loads(made.read_text())["documents"] == len(kept)
+    for selection in ("main", "math"):
+        asked = ("--tokenizer", folder / "tokenizer", "--fim-rate", 0, "--selection", selection)
+        run("build", folder / "web", folder / "tokens" / selection, *asked)
+        rows = rows_of(folder / "web", f"selections/{selection}").values()
+        kept = [row for row in rows if row[f"selections/{selection}.split"] == "train"]
+        (made,) = (folder / "tokens" / selection).glob("*.manifest.json")
+        assert len(kept) > 50 and json.loads(made.read_text())["documents"] == len(kept)
 
 
 def test_new_pages_go_through_the_same_steps(flow):
@@ -329,6 +403,8 @@ def test_new_pages_go_through_the_same_steps(flow):
     run("select", corpus, "--selection", "recalled", "--config", RECALLED)
     run("classify", "apply", corpus, folder / "site", "--annotation", "site")
     run("score", "apply", corpus, folder / "scorer")
+    run("classify", "apply", corpus, folder / "math", "--annotation", "math_page")
+    run("score", "apply", corpus, folder / "math_scorer", "--annotation", "math_quality")
     run("select", corpus, "--config", CONFIG)
     rows = rows_of(corpus, "selections/recalled", "selections/main")
     assert all(rows[url]["selections/recalled.dropped_by"] is None for url in new)
