@@ -11,6 +11,7 @@ from data_prep.arguments import (
     Engine,
     EngineOption,
     Selection,
+    Set,
     bars,
     engine_of,
     folder,
@@ -18,6 +19,7 @@ from data_prep.arguments import (
     pairs,
     say_drops,
     say_failed,
+    settings_of,
 )
 from data_prep.classify.command import app as classify_app
 from data_prep.commits.command import commits
@@ -86,6 +88,7 @@ def dedup(
     near: Annotated[bool, typer.Option("--near", help="Near-equal files.")] = False,
     repositories: Annotated[bool, typer.Option("--repositories", help="Near-equal repositories.")] = False,
     config: Annotated[Path | None, typer.Option(help="YAML file: threshold and so on.", dir_okay=False)] = None,
+    set_: Set = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Jaccard similarity of near-equal files.")
     ] = None,
@@ -103,7 +106,8 @@ def dedup(
     asked = dict(zip(LEVELS, (exact, near, repositories), strict=True))
     levels = [level for level, wanted in asked.items() if wanted] or LEVELS
     given = {"threshold": threshold, "repository_threshold": repository_threshold}
-    settings = load_settings(config, {key: value for key, value in given.items() if value is not None})
+    named = {key: value for key, value in given.items() if value is not None}
+    settings = load_settings(config, settings_of(set_) | named)
     chosen = engine_of(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
     with bars() as progress:
         found = deduplicate(corpus, workers, progress, levels, settings, partitions, rekey, chosen)
@@ -160,6 +164,7 @@ def select(
     corpus: Corpus,
     selection: Selection = "main",
     config: Annotated[Path | None, typer.Option(help="YAML file: rules, languages, held_out.", dir_okay=False)] = None,
+    set_: Set = None,
     variant: Annotated[str | None, typer.Option(help="file (default) or repository: what duplicates are.")] = None,
     rule: Annotated[
         list[str] | None,
@@ -186,8 +191,9 @@ def select(
     if language:
         overrides["languages"] = language
     split = {"fraction": held_out, "seed": seed}
-    overrides["held_out"] = {key: value for key, value in split.items() if value is not None}
-    asked, folder = load_config(config, overrides), Path.cwd()
+    if given := {key: value for key, value in split.items() if value is not None}:
+        overrides["held_out"] = given
+    asked, folder = load_config(config, overrides, settings_of(set_)), Path.cwd()
     chosen = engine_of(engine, engine_option, workers, corpus) if engine != "local" or engine_option else None
     with bars() as progress:
         result = run(corpus, selection, asked, progress, workers, engine=chosen, folder=folder, partitions=partitions)

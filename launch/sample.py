@@ -28,7 +28,7 @@ def sample(
     ] = None,
     tokens: Annotated[int, typer.Option(min=0, help="Shown of each document in it; 0 for all.")] = 600,
     ids: Annotated[bool, typer.Option("--ids", help="Every token by itself, with its id.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page.", dir_okay=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write; default: shown here.", dir_okay=False)] = None,
 ) -> None:
     """Show samples of a recipe as training packs them: documents with their borders, infilling parts, where from."""
     from data_prep.inspect.show import print_shown, write_page
@@ -38,10 +38,10 @@ def sample(
     numbers = number or [0]
     chosen = _phase_of(loaded, phase)
     shown = list(show_samples(loaded, chosen, numbers, tokens, ids))
-    if html:
+    if out:
         facts = [("phase", chosen.name, ""), ("tokens", f"{chosen.sequence_length:,}", "of a sample")]
-        write_page(html, f"Samples of {loaded.name}", facts, shown)
-        typer.echo(f"{html}: {len(numbers)} samples of {loaded.name}, phase {chosen.name}")
+        write_page(out, f"Samples of {loaded.name}", facts, shown)
+        typer.echo(f"{out}: {len(numbers)} samples of {loaded.name}, phase {chosen.name}")
         return
     print_shown(wide_console(), shown, ids)
 

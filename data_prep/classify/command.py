@@ -87,7 +87,7 @@ def check(
     ] = None,
     set_: Set = None,
     every: Annotated[bool, typer.Option("--all", help="All labelled documents, not the test side only.")] = False,
-    into: Annotated[Path | None, typer.Option(help="Folder for the report; default: MODEL.check.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: MODEL.check.")] = None,
     workers: Threads = 2,
 ) -> None:
     """Measure a classifier on labelled documents, of this corpus or of another."""
@@ -95,8 +95,8 @@ def check(
     from data_prep.classify.train import check_classifier
 
     given = load_config(config, settings_of(set_)) if config or set_ else None
-    into = into or model.with_name(f"{model.name}.check")
-    _say(check_classifier(corpus, model, into, given, every, workers), into)
+    out = out or model.with_name(f"{model.name}.check")
+    _say(check_classifier(corpus, model, out, given, every, workers), out)
 
 
 def _say(about: dict[str, Any], report: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import Corpus, Engine, EngineOption, bars, engine_of
+from data_prep.arguments import Corpus, Engine, EngineOption, Set, bars, engine_of, settings_of
 
 
 def commits(
@@ -20,6 +20,7 @@ def commits(
     config: Annotated[
         Path | None, typer.Option(help="YAML file: repositories, commits, sample.", dir_okay=False)
     ] = None,
+    set_: Set = None,
     format: Annotated[str | None, typer.Option(help="Of the changes: unified_diff or search_replace.")] = None,
     markers: Annotated[str | None, typer.Option(help="Headings in a build: text, or special (tokens).")] = None,
     tokenizer: Annotated[
@@ -35,6 +36,7 @@ def commits(
     from data_prep.commits.repositories import CommitSource, local_path
     from data_prep.commits.run import import_commits
     from data_prep.commits.settings import load_config
+    from data_prep.settings import merged
     from data_prep.sources.plan import default_name, named
 
     chosen = []
@@ -43,7 +45,8 @@ def commits(
         chosen.append(CommitSource(path, default_name(path) if name is None else name))
     counter = str(tokenizer.resolve()) if tokenizer else None
     sample = {"format": format, "markers": markers, "tokenizer": counter, "max_tokens": max_tokens}
-    settings = load_config(config, {"sample": {key: value for key, value in sample.items() if value is not None}})
+    named_options = {"sample": {key: value for key, value in sample.items() if value is not None}}
+    settings = load_config(config, merged(settings_of(set_), named_options))
     place = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:
         report = import_commits(corpus, chosen, settings, metadata, workers, progress, place, remove or ())

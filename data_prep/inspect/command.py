@@ -33,7 +33,9 @@ def inspect(
         bool, typer.Option("--infilling", help=f"{_OF_BUILDS}only documents that were split for it.")
     ] = False,
     ids: Annotated[bool, typer.Option("--ids", help=f"{_OF_BUILDS}every token by itself, with its id.")] = False,
-    html: Annotated[Path | None, typer.Option(help=f"{_OF_BUILDS}write a page.", dir_okay=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help=f"{_OF_BUILDS}page to write; default: they are shown here.", dir_okay=False)
+    ] = None,
     role: Annotated[
         list[str] | None, typer.Option(help=f"{_OF_BUILDS}ROLE=TOKEN of a tokenizer that is not ours.")
     ] = None,
@@ -63,9 +65,9 @@ def inspect(
         raise DataError(f"{prefix}: name the tokenizer that made it: --tokenizer DIRECTORY")
     choice = Choice(documents, document or (), tokens, seed, infilling, ids)
     shown, facts = show_build(prefix, tokenizer, choice, pairs(role, "--role"))
-    if html:
-        write_page(html, f"Documents of {prefix}", facts, shown)
-        typer.echo(f"{html}: {len(shown)} documents of {prefix}")
+    if out:
+        write_page(out, f"Documents of {prefix}", facts, shown)
+        typer.echo(f"{out}: {len(shown)} documents of {prefix}")
     else:
         print_shown(console, shown, ids)
 

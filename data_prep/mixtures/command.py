@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import folder, wide_console
+from data_prep.arguments import Set, folder, settings_of, wide_console
 from data_prep.errors import DataError
 
 
@@ -14,6 +14,7 @@ def mixtures(
     out: Annotated[
         Path, typer.Argument(help="Folder for PHASE/blend.yaml and mixtures.json.", parser=folder, metavar="OUT")
     ],
+    set_: Set = None,
     check_documents: Annotated[
         bool, typer.Option("--check-documents", help="Count documents that two categories share, by their ids.")
     ] = False,
@@ -26,7 +27,7 @@ def mixtures(
     from data_prep.mixtures.settings import load_config
     from data_prep.mixtures.write import table_of, write_plan
 
-    settings = load_config(config)
+    settings = load_config(config, settings_of(set_))
     found = {name: find_builds(name, category.builds) for name, category in settings.categories.items()}
     planned = plan(settings, found)
     wide_console().print(table_of(planned))

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,9 +108,12 @@ class MixtureConfig(Settings):
         return next(rate for rate in said if rate is not None)
 
 
-def load_config(path: Path) -> MixtureConfig:
-    """Reads a YAML file. Raises `DataError` naming the key that is wrong."""
-    return load_settings(MixtureConfig, "mixtures", path)
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> MixtureConfig:
+    """What a YAML file says, changed by `overrides`, whose sections are merged.
+
+    Raises `DataError` naming the key that is wrong.
+    """
+    return load_settings(MixtureConfig, "mixtures", path, overrides)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

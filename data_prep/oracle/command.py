@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_prep.arguments import CorpusOnDisk, bars
+from data_prep.arguments import CorpusOnDisk, Set, bars, settings_of
 
 if TYPE_CHECKING:
     from data_prep.oracle.settings import OracleSettings
@@ -35,10 +35,13 @@ Tokenizer = Annotated[Path | None, typer.Option(help="Tokenizer folder or tokeni
 Workers = Annotated[int, typer.Option(min=1, help="Threads that draw the sample.")]
 
 
-def _settings(config: Path | None, prompt: str | None = None, **sections: dict[str, Any]) -> "OracleSettings":
-    from data_prep.oracle.settings import load_settings
+def _settings(
+    config: Path | None, changes: list[str] | None, prompt: str | None = None, **sections: dict[str, Any]
+) -> "OracleSettings":
+    from data_prep.oracle.settings import given, load_settings
+    from data_prep.settings import merged
 
-    return load_settings(config, {"prompt": prompt, **sections})
+    return load_settings(config, merged(settings_of(changes), given({"prompt": prompt, **sections})))
 
 
 @app.command("estimate")
@@ -46,6 +49,7 @@ def estimate_command(
     corpus: CorpusOnDisk,
     name: Name,
     config: Config = None,
+    set_: Set = None,
     url: Url = None,
     model: Model = None,
     prompt: Prompt = None,
@@ -65,6 +69,7 @@ def estimate_command(
 
     settings = _settings(
         config,
+        set_,
         prompt,
         sample={"files": files, "seed": seed, "selection": selection},
         request={"model": model, "max_tokens": max_tokens},
@@ -80,6 +85,7 @@ def run(
     corpus: CorpusOnDisk,
     name: Name,
     config: Config = None,
+    set_: Set = None,
     url: Url = None,
     model: Model = None,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the key.")] = None,
@@ -105,6 +111,7 @@ def run(
 
     settings = _settings(
         config,
+        set_,
         prompt,
         sample={"files": files, "seed": seed, "selection": selection},
         request={"model": model, "max_tokens": max_tokens},

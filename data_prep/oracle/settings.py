@@ -166,9 +166,10 @@ class OracleSettings(Settings):
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any] | Any] = {}) -> OracleSettings:
     """A YAML file, changed by `overrides` (same form; None changes nothing). Raises `DataError` naming the key."""
-    return settings.load_settings(OracleSettings, "oracle", path, _given(overrides))
+    return settings.load_settings(OracleSettings, "oracle", path, given(overrides))
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: _given(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    return {key: value for key, value in given.items() if value is not None}
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None."""
+    found = {key: given(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in found.items() if value is not None}

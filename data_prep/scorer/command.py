@@ -83,14 +83,14 @@ def apply(
 def report(
     corpus: CorpusOnDisk,
     scorer: Annotated[Path, typer.Argument(help="Folder of a scorer.", file_okay=False)],
-    into: Annotated[Path | None, typer.Option(help="Folder for the report; default: SCORER.report.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: SCORER.report.")] = None,
 ) -> None:
     """Measure a scorer on the files that were held out when it was trained."""
     from data_prep.scorer.train import MEASURED, report_scorer
 
-    into = into or scorer.with_name(f"{scorer.name}.{MEASURED}")
-    report_scorer(corpus, scorer, into)
-    _say(into)
+    out = out or scorer.with_name(f"{scorer.name}.{MEASURED}")
+    report_scorer(corpus, scorer, out)
+    _say(out)
 
 
 def _say(folder: Path) -> None:

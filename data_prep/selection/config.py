@@ -16,7 +16,7 @@ from data_prep.selection.rules import (
     check_languages,
     condition,
 )
-from data_prep.settings import Settings, in_words, read_mapping
+from data_prep.settings import Settings, in_words, merged, read_mapping
 
 LANGUAGE_RULE = "language"
 UNSEARCHED_RULE = "not_searched_for_secrets"
@@ -86,20 +86,21 @@ class SelectionConfig(Settings):
         return [Condition(LANGUAGE_RULE, other, other), *found]
 
 
-def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> SelectionConfig:
-    """The defaults, changed by a YAML file, then by `overrides` (same keys; `held_out` is merged, `rules` are added).
+def load_config(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+) -> SelectionConfig:
+    """The defaults, changed by a YAML file, then by `changes`, then by `overrides`, whose `rules` are added.
 
-    Raises `DataError` naming the key that is wrong.
+    Sections are merged. Raises `DataError` naming the key that is wrong.
     """
-    values = read_mapping(path, SelectionConfig) if path else {}
-    changes = dict(overrides or {})
-    if rules := changes.pop("rules", None):
+    values = merged(read_mapping(path, SelectionConfig) if path else {}, changes or {})
+    stronger = dict(overrides or {})
+    if rules := stronger.pop("rules", None):
         if "rules" not in values:
             values = {"variant": "file", "rules": DEFAULT_RULES, **values}
-        values["rules"] = [*values["rules"], *rules]
-    if held_out := changes.pop("held_out", None):
-        values["held_out"] = {**values.get("held_out", {}), **held_out}
+        if isinstance(values["rules"], list | tuple):
+            values["rules"] = [*values["rules"], *rules]
     try:
-        return SelectionConfig.model_validate(values | changes)
+        return SelectionConfig.model_validate(merged(values, stronger))
     except ValidationError as error:
         raise DataError(f"{path or 'selection'}: {in_words(error, SelectionConfig)}") from None

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import CorpusOnDisk, Engine, EngineOption, bars, engine_of
+from data_prep.arguments import CorpusOnDisk, Engine, EngineOption, Set, bars, engine_of, settings_of
 
 
 def subset(
     corpus: CorpusOnDisk,
     config: Annotated[Path, typer.Option(help="YAML file: sources, rounds and so on.", exists=True, dir_okay=False)],
+    set_: Set = None,
     name: Annotated[str, typer.Option(help="Of the subset and of its annotation.")] = "high_quality",
     engine: Engine = "local",
     engine_option: EngineOption = None,
@@ -21,7 +22,7 @@ def subset(
     from data_prep.subset.run import find_subset, subset_directory
     from data_prep.subset.settings import load_config
 
-    settings = load_config(config)
+    settings = load_config(config, settings_of(set_))
     chosen = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:
         report = find_subset(corpus, settings, name, workers, progress, chosen)

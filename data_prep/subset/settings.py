@@ -3,7 +3,7 @@
 Conditions are SQL over documents' columns and `annotation.column`s, as in a selection.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +147,9 @@ def _unique(what: str, named: Iterable[Any] | None) -> Any:
     return named
 
 
-def load_config(path: Path) -> SubsetConfig:
-    """The configuration in a YAML file. Raises `DataError` naming the key that is wrong."""
-    return load_settings(SubsetConfig, "subset", path)
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> SubsetConfig:
+    """What a YAML file says, changed by `overrides`, whose sections are merged.
+
+    Raises `DataError` naming the key that is wrong.
+    """
+    return load_settings(SubsetConfig, "subset", path, overrides)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.arguments import Corpus, Engine, EngineOption, bars, engine_of, say_drops
+from data_prep.arguments import Corpus, Engine, EngineOption, Set, bars, engine_of, say_drops, settings_of
 
 
 def web(
@@ -15,6 +15,7 @@ def web(
         typer.Argument(help="WARC files, or folders of them, or s3:// URLs; NAME=PATH names a source."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file: records, extraction.", dir_okay=False)] = None,
+    set_: Set = None,
     remove: Annotated[list[str] | None, typer.Option(help="Take this source out of the corpus.")] = None,
     engine: Engine = "local",
     engine_option: EngineOption = None,
@@ -25,7 +26,7 @@ def web(
     from data_prep.web.settings import load_config
 
     named = [source_of(source) for source in sources or []]
-    settings = load_config(config)
+    settings = load_config(config, settings_of(set_))
     chosen = engine_of(engine, engine_option, workers, corpus)
     with bars() as progress:
         report = import_pages(corpus, named, settings, workers, progress, chosen, remove or ())

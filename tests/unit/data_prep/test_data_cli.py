@@ -4,8 +4,10 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from data_prep.cli import app
@@ -112,6 +114,69 @@ def test_what_needs_a_disk_says_so_and_makes_no_folder(words, tmp_path, monkeypa
     assert result.exit_code == 2
     assert "needs a disk" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def commands(group=None, name=()):
+    """(words, click command) of every command below `data`."""
+    for word, command in (group or get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*name, word))
+        else:
+            yield (*name, word), command
+
+
+def test_options_are_called_the_same_in_all_commands():
+    found = {name: {option for one in command.params for option in one.opts} for name, command in commands()}
+    assert {"--set", "--config"} <= found["mixtures",] | found["commits",] and len(found) > 20
+    for name, options in found.items():
+        assert not options & {"--html", "--into", "--output", "--report"}, name
+        # `classify check` and the like read a file by itself; all others let a key be changed without one.
+        takes_file = "--config" in options or name == ("mixtures",)
+        assert not takes_file or "--set" in options, name
+
+
+SET = {
+    "commits": (["CORPUS", "ROOT"], "sample.format", "nothing", "sample.format: .*'unified_diff'"),
+    "web": (["CORPUS", "ROOT"], "records.max_ratios", "3", "did you mean 'max_ratio'"),
+    "dedup": (["CORPUS"], "recal", "0.9", "did you mean 'recall'"),
+    "select": (["CORPUS"], "held_out", "3", "held_out: .*"),
+    "select rules": (["CORPUS"], "rules", "3", "rules: Input should be a valid list"),
+    "oracle run": (
+        ["CORPUS", "main", "--url", "http://127.0.0.1:1/v1", "--model", "m"],
+        "request.temperature",
+        "hot",
+        "temperature",
+    ),
+    "mixtures": (["MIXTURES", "OUT"], "categories.github.fim", "7", "categories.github.fim"),
+    "subset": (["CORPUS", "--config", "SUBSET"], "rounds", "0", "rounds: .*greater"),
+}
+
+
+@pytest.mark.parametrize("command", SET)
+def test_a_setting_can_be_changed_without_a_file(command, tmp_path, root):
+    words, key, value, said = SET[command]
+    shipped = Path(__file__).parents[3] / "examples"
+    places = {"CORPUS": tmp_path / "corpus", "ROOT": root, "OUT": tmp_path / "out"}
+    places |= {"MIXTURES": shipped / "mixtures.yaml", "SUBSET": shipped / "high_quality.yaml"}
+    with pytest.raises(DataError, match=said) as error:
+        run(
+            *command.removesuffix(" rules").split(),
+            *(places.get(word, word) for word in words),
+            "--set",
+            f"{key}={value}",
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_is_stronger_than_set_and_that_than_the_file(tmp_path, root):
+    corpus, file = tmp_path / "corpus", tmp_path / "select.yaml"
+    file.write_text("variant: null\nrules: []\nheld_out: {fraction: 0.5, seed: 3}\nlanguages: [Ruby]\n")
+    run("import", corpus, f"code={root}", "--workers", "1")
+    changes = ("--set", "held_out.seed=4", "--set", "languages=[Python]", "--set", "rules=[{name: a, drop: 'false'}]")
+    run("select", corpus, "--config", file, *changes, "--held-out", "0.25", "--rule", "b=false")
+    made = json.loads((corpus / "selections/main/selection.json").read_text())["config"]
+    assert [rule["name"] for rule in made["rules"]] == ["a", "b"]
+    assert made["held_out"] | {"fraction": 0.25, "seed": 4} == made["held_out"] and made["languages"] == ["Python"]
 
 
 def test_help_loads_nothing_heavy():

@@ -159,7 +159,7 @@ def test_nothing_in_a_document_acts_on_the_terminal(built: Path, tokenizers: dic
 def test_the_page_shows_the_parts_of_a_document(built: Path, tokenizers: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     output = run(
-        built, "--tokenizer", tokenizers["byte_bpe"], "--infilling", "--documents", 3, "--tokens", 0, "--html", page
+        built, "--tokenizer", tokenizers["byte_bpe"], "--infilling", "--documents", 3, "--tokens", 0, "--out", page
     )
     assert "3 documents" in output
     html = page.read_text(encoding="utf-8")
@@ -177,7 +177,7 @@ def test_the_page_shows_the_parts_of_a_document(built: Path, tokenizers: dict[st
         whole = parts.get("prefix", "") + parts.get("middle", "") + parts.get("suffix", "")
         assert whole.startswith("def function_") and whole.endswith("end\n")
     again = tmp_path / "again.html"
-    run(built, "--tokenizer", tokenizers["byte_bpe"], "--infilling", "--documents", 3, "--tokens", 0, "--html", again)
+    run(built, "--tokenizer", tokenizers["byte_bpe"], "--infilling", "--documents", 3, "--tokens", 0, "--out", again)
     assert again.read_bytes() == page.read_bytes()
 
 

@@ -256,7 +256,7 @@ def test_no_more_bytes_of_scored_files_than_are_asked_for_are_trained_on(corpus:
     settings = SMALL | {"most_bytes": half}
     about = train_scorer(corpus, "oracle", tmp_path / "half", settings=settings, held_out=0.3)
     assert about["left_out"]["over_most_bytes"] > 60
-    said = run("score", "report", corpus, tmp_path / "half", "--into", tmp_path / "again")
+    said = run("score", "report", corpus, tmp_path / "half", "--out", tmp_path / "again")
     first, again = (
         json.loads((tmp_path / name / "report.json").read_text())["measured"] for name in ("half.report", "again")
     )

@@ -112,7 +112,7 @@ def test_the_command_shows_samples_with_their_borders(recipe_of: Callable[..., R
     assert result.exit_code == 0, result.output
     assert result.output.count("═══") >= 2 and "sample 3, " in result.output and "/a.py" in result.output
     page = tmp_path / "page.html"
-    result = CliRunner().invoke(app, ["data", "sample", str(path), "--html", str(page)])
+    result = CliRunner().invoke(app, ["data", "sample", str(path), "--out", str(page)])
     assert "1 samples of n, phase p" in result.output and "<section" in page.read_text()
 
 
