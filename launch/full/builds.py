@@ -62,7 +62,7 @@ def _train_tokenizer(config: FullConfig, recipe: Recipe, categories: dict[str, C
 
     settings = TrainSettings(recipe.model.vocab_size, max_chars=config.tokenizer_characters, seed=recipe.seed)
     # Each text once: subsets of the code and strings of its repositories hold nothing else.
-    sources = [categories[name] for name in ("github", "web", "commits")]
+    sources = [categories[name] for name in ("github", "web", "math_web", "commits") if name in categories]
     texts = itertools.chain.from_iterable(selected_texts(one.corpus, one.selection, "train") for one in sources)
     with bars() as progress:
         return train(texts, config.run_dir / "tokenizer", settings, progress)

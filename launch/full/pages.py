@@ -1,11 +1,12 @@
 """Web pages out of what is installed on a machine: documentation as HTML, and what can be made into it.
 
-Four kinds, each named in the pages' URLs and in the report of a run:
+Five kinds, each named in the pages' URLs and in the report of a run:
 
 - `shipped`: HTML files that packages install, in folders of documentation and among Python packages;
 - `readme`: descriptions of installed Python packages, written in Markdown by people, as their index shows them;
 - `pydoc`: reference pages of the standard library, as `python -m pydoc -w` writes them;
-- `licence`: texts of licences and notices, page by page: what a crawl holds too, and not about code.
+- `licence`: texts of licences and notices, page by page: what a crawl holds too, and not about code;
+- `mathematics`: explanations with formulas in the sources of installed Python packages, without what they say of code.
 
 Their hosts end in `.example`, which is nobody's: they were never fetched from anywhere.
 """
@@ -20,32 +21,42 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from launch.full.mathematics import as_html, explanations
 from launch.full.warc import Page, write_warc
 
 MOST_BYTES = 400_000
+_PACKAGES = sysconfig.get_path("purelib")
 _FOLDERS = (
     "/usr/share/doc",
     "/usr/local/share/doc",
     f"{sys.base_prefix}/share/doc",
-    sysconfig.get_path("purelib"),
+    _PACKAGES,
     "/usr/lib/node_modules",
     "/usr/local/lib/node_modules",
     os.path.expanduser("~/.rustup/toolchains"),
 )
-_SHARES = {"shipped": 0.5, "readme": 0.15, "pydoc": 0.15, "licence": 0.2}
+_SHARES = {"shipped": 0.35, "readme": 0.15, "pydoc": 0.15, "licence": 0.15, "mathematics": 0.2}
 """Of the pages; ours. What one kind lacks is not made up for by another."""
 _MOST_OF_A_SITE = 0.1
 _SHIPPED_PATTERN = re.compile(r"\.html?$", re.I)
 _LEGAL = re.compile(r"^(?:licen[cs]e|copying|notice|copyright|authors|contributors)", re.I)
 _PAGES_IN_A_FILE = 500
+_Source = TypeVar("_Source", Path, str)
 
 
 def write_archives(folder: Path, most: int) -> dict[str, dict[str, int]]:
     """Writes at most `most` pages into WARC files of a folder; returns pages, bytes and sites of each kind."""
-    makers = {"shipped": _shipped, "readme": _readmes, "pydoc": _pydoc, "licence": _licences}
+    makers = {
+        "shipped": _shipped,
+        "readme": _readmes,
+        "pydoc": _pydoc,
+        "licence": _licences,
+        "mathematics": _mathematics,
+    }
     found: dict[str, dict[str, int]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for kind, make in makers.items():
@@ -58,18 +69,35 @@ def write_archives(folder: Path, most: int) -> dict[str, dict[str, int]]:
 
 
 def _shipped(most: int) -> Iterator[Page]:
-    """HTML files in the order of a hash of their paths, at most a tenth from one site."""
-    files = [(*parts, path) for folder in _FOLDERS for *parts, path in _html_files(Path(folder))]
-    files.sort(key=lambda file: hashlib.sha256(str(file[2]).encode("utf-8", "surrogateescape")).digest())
+    """HTML files, in the order of a hash of their paths."""
+    files = (file for folder in _FOLDERS for file in _html_files(Path(folder)))
+    return _of_many_sites(files, most, "shipped", _content)
+
+
+def _mathematics(most: int) -> Iterator[Page]:
+    """Explanations, in the order of a hash of their texts."""
+
+    def page(text: str) -> bytes:
+        made = as_html(text)
+        return _document(*made) if made else b""
+
+    return _of_many_sites(explanations(Path(_PACKAGES)), most, "mathematics", page)
+
+
+def _of_many_sites(
+    found: Iterable[tuple[str, str, _Source]], most: int, kind: str, content: Callable[[_Source], bytes]
+) -> Iterator[Page]:
+    """Pages made of (site, place, source), in the order of a hash of the source, at most a tenth from one site."""
+    ordered = sorted(found, key=lambda one: hashlib.sha256(str(one[2]).encode("utf-8", "surrogateescape")).digest())
     taken: dict[str, int] = {}
     left = most
-    for site, below, path in files:
+    for site, below, source in ordered:
         if not left:
             return
-        if taken.get(site, 0) < max(1, int(most * _MOST_OF_A_SITE)) and (content := _content(path)):
+        if taken.get(site, 0) < max(1, int(most * _MOST_OF_A_SITE)) and (made := content(source)):
             taken[site] = taken.get(site, 0) + 1
             left -= 1
-            yield Page(_url(site, "shipped", below), content)
+            yield Page(_url(site, kind, below), made)
 
 
 def _html_files(folder: Path) -> Iterator[tuple[str, str, Path]]:

@@ -15,7 +15,8 @@ from launch.full import stand_in
 from launch.full.settings import FullConfig
 from launch.stages import Stages
 
-ORACLE = "oracle"
+QUALITY = "quality"
+"""What ratings and scores are called."""
 _TOLD = (
     "rows", "scored", "histogram", "labels", "problems", "examples", "model", "prompt", "input_tokens", "output_tokens",
 )  # fmt: skip
@@ -40,12 +41,27 @@ def rate_and_score(
     `made_of`: digest of what is sampled. Returns `oracle` (what the run of the oracle says), `scorer` (what was
     measured) and `digest` of the scores.
     """
+    oracle = rate(config, stages, name, corpus, made_of, sample)
+    return {"oracle": oracle, **learn_and_score(config, stages, name, corpus, oracle)}
+
+
+def rate(
+    config: FullConfig, stages: Stages, name: str, corpus: Path, made_of: str, sample: Sample, called: str = QUALITY
+) -> dict[str, Any]:
+    """Has a sample of a corpus rated; the scores are called `called`, as are those of `learn_and_score`."""
     asked = [made_of, vars(sample), config.oracle_url, config.oracle_model]
-    oracle = stages.run(f"{name} oracle", asked, lambda: ask(config, corpus, ORACLE, sample))
+    return stages.run(f"{name} oracle", [asked, called], lambda: ask(config, corpus, called, sample))
+
+
+def learn_and_score(
+    config: FullConfig, stages: Stages, name: str, corpus: Path, oracle: dict[str, Any], called: str = QUALITY
+) -> dict[str, Any]:
+    """Trains the linear scorer on ratings and scores every document; `DataError` where the ratings are too few."""
     scorer = config.run_dir / "scorers" / name
-    measured = stages.run(f"{name} scorer", [asked, oracle["digest"]], lambda: _train(corpus, scorer), made=scorer)
-    scored = stages.run(f"{name} scores", [asked, measured["digest"]], lambda: _score(config, corpus, scorer))
-    return {"oracle": oracle, "scorer": measured, **scored}
+    rated = [stages.key(f"{name} oracle"), oracle["digest"]]
+    measured = stages.run(f"{name} scorer", rated, lambda: _train(corpus, called, scorer), made=scorer)
+    scored = stages.run(f"{name} scores", [rated, measured["digest"]], lambda: _score(config, corpus, called, scorer))
+    return {"scorer": measured, **scored}
 
 
 @contextlib.contextmanager
@@ -83,11 +99,11 @@ def ask(config: FullConfig, corpus: Path, name: str, sample: Sample) -> dict[str
     }
 
 
-def _train(corpus: Path, out: Path) -> dict[str, Any]:
+def _train(corpus: Path, oracle: str, out: Path) -> dict[str, Any]:
     from data_prep.scorer.base import scorer_digest
     from data_prep.scorer.train import MEASURED, train_scorer
 
-    about = train_scorer(corpus, ORACLE, out, held_out=HELD_OUT_SHARE)
+    about = train_scorer(corpus, oracle, out, held_out=HELD_OUT_SHARE)
     report = json.loads((out.with_name(f"{out.name}.{MEASURED}") / "report.json").read_bytes())
     return {
         "digest": scorer_digest(out),
@@ -96,14 +112,14 @@ def _train(corpus: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _score(config: FullConfig, corpus: Path, scorer: Path) -> dict[str, Any]:
+def _score(config: FullConfig, corpus: Path, annotation: str, scorer: Path) -> dict[str, Any]:
     from data_prep.annotate import annotate
-    from data_prep.annotators.base import AnnotatorSpec
     from data_prep.scorer.base import scorer_digest
+    from data_prep.scorer.quality import quality_spec
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // config.workers)))
     with bars() as progress:
-        spec = AnnotatorSpec.of("quality", scorer=str(scorer.resolve()))
+        spec = quality_spec(corpus, annotation, scorer=str(scorer.resolve()))
         (result,) = annotate(corpus, [spec], config.workers, progress=progress)
     counts = {key: result[key] for key in ("documents", "failed", "failures")}
     return {**counts, "digest": scorer_digest(scorer)}

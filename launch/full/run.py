@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from launch.finish import machine
-from launch.full import commits, github, long_context, subset, web
+from launch.full import commits, github, long_context, math_web, subset, web
 from launch.full.builds import Category, prepare_builds
 from launch.full.needle import prepare_needles
 from launch.full.settings import FullConfig
-from launch.full.training import recipe_of, train_and_export
+from launch.full.training import recipe_of, train_and_export, without
 from launch.run_folder import own_folder, say
 from launch.stages import Stages
 from megatron_seed.config.schema import Recipe
@@ -28,6 +28,10 @@ def full(config: FullConfig, console: Console) -> dict[str, Any]:
         _greet(config, console)
         stages = Stages(config.run_dir, console)
         found, categories = _prepare(config, recipe, stages)
+        if why := found["math_web"]["left_out"]:
+            say(console, f"no mathematical pages in the first phase: {why}")
+            config = without(config, math_web.CATEGORY)
+            recipe = recipe_of(config)
         built = prepare_builds(config, recipe, stages, categories)
         needles = prepare_needles(config, recipe, stages, [found["github"]["kept"], built["tokenizer"]["digest"]])
         trained = train_and_export(config, stages, found["commits"]["prompt"])
@@ -54,11 +58,13 @@ def _greet(config: FullConfig, console: Console) -> None:
 
 
 def _prepare(config: FullConfig, recipe: Recipe, stages: Stages) -> tuple[dict[str, Any], dict[str, Category]]:
-    """The four categories of data and what is cut out of them; their numbers, and what is to be built of them."""
+    """The categories of data and what is cut out of them; their numbers, and what is to be built of them."""
     context = max(phase.sequence_length for phase in recipe.phases)
     code = github.prepare_github(config, stages)
     history = commits.prepare_commits(config, stages)
     pages = web.prepare_web(config, stages)
+    formulas = math_web.prepare_math_web(config, stages, pages, context)
+    pages |= web.select_web(config, stages, pages, [] if formulas["left_out"] else [math_web.TAKEN])
     best = subset.prepare_subset(config, stages, code)
     strings = long_context.prepare_long_context(config, stages, code, context)
     code_corpus, commits_corpus = github.corpus_of(config), commits.corpus_of(config)
@@ -66,7 +72,7 @@ def _prepare(config: FullConfig, recipe: Recipe, stages: Stages) -> tuple[dict[s
     selected = {name: found["digest"] for name, found in history["selected"].items()}
     categories = {
         "github": Category(code_corpus, github.KEPT, code["kept"], held_out=(0.0, 1.0)),
-        "web": Category(web.corpus_of(config), web.KEPT, pages["kept"], held_out=(0.0,)),
+        "web": Category(web.corpus_of(config), web.KEPT, pages["selected"], held_out=(0.0,)),
         "high_quality": Category(code_corpus, subset.SELECTION, best["selected"]["digest"]),
         "long_files": Category(code_corpus, long_context.LONG_FILES, strings["files"]["digest"]),
         "commits": Category(commits_corpus, commits.TRAINED_ON, selected[commits.TRAINED_ON], loss="target"),
@@ -74,5 +80,8 @@ def _prepare(config: FullConfig, recipe: Recipe, stages: Stages) -> tuple[dict[s
         "repositories": Category(sides["train"], "main", strings["digest"]),
         "repositories_held_out": Category(sides["held_out"], "main", strings["digest"]),
     }
-    found = {"github": code, "commits": history, "web": pages, "subset": best, "long_context": strings}
-    return found, categories
+    if formulas["left_out"] is None:
+        chosen = (web.corpus_of(config), math_web.KEPT, formulas["selected"])
+        categories[math_web.CATEGORY] = Category(*chosen, held_out=(0.0,))
+    found = {"github": code, "commits": history, "web": pages, "math_web": formulas}
+    return {**found, "subset": best, "long_context": strings}, categories

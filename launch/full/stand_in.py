@@ -4,8 +4,9 @@ It is no language model, and the report of a run says so. What it says depends o
 scorer or classifier how, so that everything around it works as with a real one. Python is judged by its syntax tree
 (docstrings, length and branches of functions, short names), other languages by comments, length of blocks and depth;
 both by repeated lines, literals and notes of unfinished work; generated files and those of literals get 0. Pages are
-judged by sentences, code, headings, links and phrases of licences and menus. A noise that follows from the model's name
-and the text, with a standard deviation of 0.7, stands for what a model says once so and once otherwise.
+judged by sentences, code or formulas, short and repeated lines, and phrases of licences and menus. A noise that follows
+from the model's name and the text, with a standard deviation of 0.7, stands for what a model says once so and once
+otherwise.
 """
 
 import ast
@@ -31,6 +32,11 @@ _CODE = re.compile(
     r"\w+\(|\w\.\w+\b(?=[(.\[])|::|->|[{};]\s*$|^\s*(?:>>> |\$ )|\b(?:def|class|fn|struct|impl|import|return|param"
     r"|module|function|method|compiler?|API|XML|HTML|JSON|stdin|argv|async|const|void|int|str|bool)\b",
     re.M,
+)
+_MATHEMATICS = re.compile(
+    r"\\[A-Za-z]+|\^|\b(?:theorem|lemma|proof|equations?|integrals?|matri(?:x|ces)|polynomials?|derivatives?"
+    r"|coefficients?|probability|eigenvalues?)\b",
+    re.I,
 )
 _MENU = re.compile(r"\b(?:next|previous|home|index|search|up|contents|login|sign in|cookies?)\b", re.I)
 
@@ -78,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _answer(content: str, model: str) -> str:
-    """To the shipped prompts: quality of files and of pages, whether a page is about code, what its site is."""
+    """To the shipped prompts: quality of files and of pages, whether a page is about code or mathematics, what its site
+    is."""
     mark = _MARK.search(content)
     _, text, _ = content.split(f"\n{mark[0]}\n")
     question = content[: content.index(mark[0])]
@@ -86,9 +93,12 @@ def _answer(content: str, model: str) -> str:
         return f"Judged as {found[1]} by what is in it.\n\nRating: [[{rate(found[1], text, model)}]]"
     if "have to do with code?" in question:
         return f"Judged by its words.\n\nLabel: [[{'code' if is_about_code(text) else 'other'}]]"
+    if "have to do with mathematics?" in question:
+        return f"Judged by its words.\n\nLabel: [[{'math' if is_about_mathematics(text) else 'other'}]]"
     if "kind of site" in question:
         return f"Judged by its words.\n\nLabel: [[{site_category(text)}]]"
-    return f"Judged as a page by what is in it.\n\nRating: [[{rate_page(text, model)}]]"
+    mathematics = "reasons in mathematics" in question
+    return f"Judged as a page by what is in it.\n\nRating: [[{rate_page(text, model, mathematics)}]]"
 
 
 def rate(language: str, text: str, draw: str) -> int:
@@ -107,17 +117,18 @@ def rate(language: str, text: str, draw: str) -> int:
     return _rating(score, draw, text)
 
 
-def rate_page(text: str, draw: str) -> int:
-    """A page's, from 0 to 10."""
+def rate_page(text: str, draw: str, mathematics: bool = False) -> int:
+    """A page's, from 0 to 10; of one about mathematics its formulas count, of others their code."""
     words = re.findall(r"[A-Za-z]{2,}", text)
     if len(words) < 20:
         return 0
     lines = [line for line in text.split("\n") if line.strip()]
     sentences = len(re.findall(r"[a-z)\]`'\"][.!?:](?:\s|$)", text))
     code = sum(bool(re.match(r"\s{2,}\S|\s*(?:>>> |\$ |import |def |fn |#include)", line)) for line in lines)
+    carried = len(_MATHEMATICS.findall(text)) / len(words) if mathematics else code / len(lines)
     short = sum(len(line.split()) < 4 for line in lines) / len(lines)
     repeated = 1 - len(set(lines)) / len(lines)
-    score = 3 + 2.5 * min(1.0, 25 * sentences / len(words)) + 3 * min(1.0, 4 * code / len(lines))
+    score = 3 + 2.5 * min(1.0, 25 * sentences / len(words)) + 3 * min(1.0, 4 * carried)
     score += min(1.5, len(words) / 800) - 3 * max(0.0, short - 0.3) - 4 * max(0.0, repeated - 0.1)
     score -= min(4.0, 150 * len(_LEGAL.findall(text)) / len(words))
     score -= min(2.0, 20 * len(_MENU.findall(text)) / len(words))
@@ -125,9 +136,15 @@ def rate_page(text: str, draw: str) -> int:
 
 
 def is_about_code(text: str) -> bool:
-    """Whether signs of code are more frequent than words of licences."""
+    """Whether signs of code are more frequent than words of licences and of mathematics."""
     words = max(1, len(re.findall(r"\w+", text)))
-    return len(_CODE.findall(text)) / words > max(0.02, 2 * len(_LEGAL.findall(text)) / words)
+    others = max(2 * len(_LEGAL.findall(text)), len(_MATHEMATICS.findall(text)))
+    return len(_CODE.findall(text)) / words > max(0.02, others / words)
+
+
+def is_about_mathematics(text: str) -> bool:
+    """Whether formulas and words of mathematics are frequent."""
+    return len(_MATHEMATICS.findall(text)) / max(1, len(re.findall(r"\w+", text))) > 0.03
 
 
 def site_category(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ _OF_A_BLEND = re.compile(r"phases\.[^.=]+\.blend\b")
 def recipe_of(config: FullConfig, values: Sequence[str] = ()) -> Recipe:
     """The shipped recipe on this machine with what the user asked for, and `values`."""
     return recipe_here(RECIPE, [*config.overrides, *values])
+
+
+def without(config: FullConfig, category: str) -> FullConfig:
+    """The same, with changes of the recipe by which no phase reads a category, nor is any evaluated on it."""
+    recipe = recipe_of(config)
+    sources = {f"phases.{number}.blend": phase.blend for number, phase in enumerate(recipe.phases)}
+    changed = []
+    for key, those in {**sources, "evaluation.held_out": recipe.evaluation.held_out}.items():
+        left = [one.model_dump(mode="json", exclude_none=True) for one in those if one.name != category]
+        changed += [f"{key}={json.dumps(left)}"] if len(left) < len(those) else []
+    return replace(config, overrides=(*config.overrides, *changed))
 
 
 def train_and_export(config: FullConfig, stages: Stages, commit_prompt: str | None) -> dict[str, Any]:

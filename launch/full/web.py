@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from launch.full.quality import Sample, ask, rate_and_score
 from launch.full.settings import FullConfig
 from launch.stages import Stages
 
-CODE, CATEGORY = "about_code", "category"
-"""Annotations of the two classifiers."""
+CODE, MATHEMATICS, CATEGORY = "about_code", "about_mathematics", "category"
+"""Annotations of the classifiers."""
 RATED, KEPT = "rated", "kept"
 # Ten words are the report's; what else is junk, and how much of it, is ours.
 _RULES = (
@@ -24,6 +25,10 @@ _RULES = (
     {"name": "other_language", "drop": "page.natural_language <> 'en'"},
     {"name": "contaminated", "drop": "decontamination.ngrams > 0"},
 )
+_HELD_OUT = {"fraction": 0.15, "minimum_repositories": 3}
+"""Sites, by a hash of their names; the same for each selection: none trains on a site that another holds out. Ours."""
+_SUBJECTS = {CODE: "code", MATHEMATICS: "math"}
+"""Classifiers that recall a subject -> the oracle's label of it."""
 _FREQUENT = 60
 """Labelled pages of a kind of sites without which it counts as `other`; ours."""
 # Few documents, so small sides; the shares of the split are ours.
@@ -39,23 +44,27 @@ def archives_of(config: FullConfig) -> Path:
 
 
 def prepare_web(config: FullConfig, stages: Stages) -> dict[str, Any]:
-    """Archives to the selection `kept`; returns the numbers of each step."""
+    """Archives to scored pages; returns the numbers of each step."""
     archives, corpus = archives_of(config), corpus_of(config)
     kinds = stages.run("pages", config.pages, lambda: write_archives(archives, config.pages), made=archives)
     pages = stages.run("web", [kinds, config.pages], lambda: _prepare(config, corpus), made=corpus / "import.json")
     asked = [pages["digest"], config.labelled_pages, config.oracle_url, config.oracle_model]
-    recall = stages.run("web recall", asked, lambda: _classify(config, corpus, CODE, "web_recall"))
-    categories = stages.run("web categories", asked, lambda: _classify(config, corpus, CATEGORY, "site_category"))
+    recall = stages.run("web recall", asked, lambda: classify(config, corpus, CODE, "web_recall"))
+    categories = stages.run("web categories", asked, lambda: classify(config, corpus, CATEGORY, "site_category"))
     inputs = [pages["digest"], recall["digest"], categories["digest"]]
-    rated = stages.run("web candidates", inputs, lambda: _select_rated(config, corpus, recall))
+    rated = stages.run("web candidates", inputs, lambda: pick(config, RATED, passing(recall)))
     sample = Sample(config.oracle_pages, RATED, "web")
     quality = rate_and_score(config, stages, "web", corpus, rated["selected"], sample)
-    chosen = stages.run(
-        "web selection",
-        [inputs, quality["digest"]],
-        lambda: _select_kept(config, corpus, recall, categories),
-    )
-    return {"kinds": kinds, **pages, "recall": recall, "categories": categories, "quality": quality, **chosen}
+    return {"kinds": kinds, **pages, "recall": recall, "categories": categories, "quality": quality}
+
+
+def select_web(
+    config: FullConfig, stages: Stages, pages: dict[str, Any], elsewhere: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The selection `kept` of what `prepare_web` returned; `elsewhere`: rules on pages that others take."""
+    rules = [*elsewhere, lowest_tenth("quality.score", pages["categories"])]
+    inputs = [pages["digest"], pages["recall"]["digest"], pages["categories"]["digest"], pages["quality"]["digest"]]
+    return stages.run("web selection", [inputs, rules], lambda: pick(config, KEPT, passing(pages["recall"]), *rules))
 
 
 def _prepare(config: FullConfig, corpus: Path) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def _prepare(config: FullConfig, corpus: Path) -> dict[str, Any]:
     return {"documents": report.documents, "text_bytes": report.text_bytes, "digest": corpus_fingerprint(corpus)}
 
 
-def _classify(config: FullConfig, corpus: Path, name: str, prompt: str) -> dict[str, Any]:
+def classify(config: FullConfig, corpus: Path, name: str, prompt: str) -> dict[str, Any]:
     """Has a sample labelled, trains a fastText classifier on the labels, and asks it about every page.
 
     Where there are too few pages or sites to train on, `classifier` is None and `left_out` says why.
@@ -100,48 +109,39 @@ def _classify(config: FullConfig, corpus: Path, name: str, prompt: str) -> dict[
 
 
 def _labels(name: str, given: dict[str, int]) -> dict[str, Any]:
-    """What a classifier learns of the oracle's labels: whether a page is about code, or the frequent kinds of sites."""
+    """What a classifier learns of the oracle's labels: a subject to be recalled, or the frequent kinds of sites."""
     label = f"oracle_{name}.label"
-    if name == CODE:
-        return {"label": label, "positive": "code", "recall": 0.99}
+    if name in _SUBJECTS:
+        return {"label": label, "positive": _SUBJECTS[name], "recall": 0.99}
     frequent = ", ".join(f"'{kind}'" for kind, pages in given.items() if pages >= _FREQUENT and kind != "other")
     # A page that was not asked about has no label.
     return {"label": f"CASE WHEN {label} IN ({frequent or 'NULL'}) THEN {label} WHEN {label} <> '' THEN 'other' END"}
 
 
-def _config(recall: dict[str, Any], *more: dict[str, Any]) -> Any:
-    """The rules on pages, and `more`. Without a classifier nothing is recalled, and only pages with code tags pass."""
-    from data_prep.select import SelectionConfig
+def passing(recall: dict[str, Any]) -> str:
+    """SQL of which pages are about code. Without a classifier nothing is recalled: only pages with code tags pass."""
+    recalled = f"coalesce({CODE}.recalled, false)" if recall["classifier"] else "false"
+    return f"(coalesce(web.has_code, false) OR {recalled})"
+
+
+def lowest_tenth(score: str, categories: dict[str, Any]) -> dict[str, Any]:
+    """The rule that drops the lowest tenth of each kind of site, or of all where kinds could not be told apart."""
+    per = f"{CATEGORY}.label" if categories["classifier"] else None
+    return {"name": "low_quality", "lowest": {"of": score, "share": 0.1, "per": per}}
+
+
+def pick(config: FullConfig, name: str, passes: str, *more: dict[str, Any]) -> dict[str, Any]:
+    """Selects of the pages those that are no junk, no copies, and pass, as SQL says; `more` rules come last."""
+    from data_prep.select import SelectionConfig, select
 
     # Exact and near duplicates; sites are no repositories, so nothing is asked of copies of whole ones.
     repeats = [
         {"name": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL"},
         {"name": "near_duplicate", "drop": "near_dedup.duplicate_of IS NOT NULL"},
     ]
-    recalled = f"coalesce({CODE}.recalled, false)" if recall["classifier"] else "false"
-    not_recalled = {"name": "not_recalled", "drop": f"NOT coalesce(web.has_code, false) AND NOT {recalled}"}
-    rules = [*repeats, *_RULES, not_recalled, *more]
-    held_out = {"fraction": 0.1, "minimum_repositories": 3}
-    return SelectionConfig.model_validate({"variant": None, "rules": rules, "redact": REDACTED, "held_out": held_out})
-
-
-def _select_rated(config: FullConfig, corpus: Path, recall: dict[str, Any]) -> dict[str, Any]:
-    """What quality is asked of: pages that are no junk and hold code tags or were recalled; one filter for both."""
-    from data_prep.select import select
-
+    rules = [*repeats, *_RULES, {"name": "not_recalled", "drop": f"NOT ({passes})"}, *more]
+    asked = {"variant": None, "rules": rules, "redact": REDACTED, "held_out": _HELD_OUT}
     with bars() as progress:
-        made = select(corpus, RATED, _config(recall), progress, config.workers)
-    return {"selected": f"{made['digest']} {made['corpus_fingerprint']}"}
-
-
-def _select_kept(
-    config: FullConfig, corpus: Path, recall: dict[str, Any], categories: dict[str, Any]
-) -> dict[str, Any]:
-    """Drops the lowest tenth of each kind of site, or of all where kinds could not be told apart."""
-    from data_prep.select import select
-
-    lowest = {"of": "quality.score", "share": 0.1, "per": f"{CATEGORY}.label" if categories["classifier"] else None}
-    rule = {"name": "low_quality", "lowest": lowest}
-    with bars() as progress:
-        made = select(corpus, KEPT, _config(recall, rule), progress, config.workers)
-    return {"kept": f"{made['digest']} {made['corpus_fingerprint']}", "dropped": made["dropped"], "left": made["left"]}
+        made = select(corpus_of(config), name, SelectionConfig.model_validate(asked), progress, config.workers)
+    selected = f"{made['digest']} {made['corpus_fingerprint']}"
+    return {"selected": selected, "dropped": made["dropped"], "left": made["left"]}

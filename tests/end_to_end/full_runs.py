@@ -36,7 +36,7 @@ def settings() -> Iterable[str]:
 
 def full_command(corpus: Path, history: Path, run_dir: Path) -> list[str]:
     changes = [word for value in settings() for word in ("--set", value)]
-    sources = ["--corpus", str(corpus), "--history", str(history), "--pages", "240", "--commits", "60"]
+    sources = ["--corpus", str(corpus), "--history", str(history), "--pages", "500", "--commits", "60"]
     return [sys.executable, "-m", "launch", "quickstart", "--full", "--run-dir", str(run_dir), *sources, *changes]
 
 

@@ -71,7 +71,7 @@ def test_every_phase_is_trained_as_the_recipe_says(finished: Path) -> None:
 def test_every_category_is_held_out_and_learnt(finished: Path) -> None:
     rows = metrics(finished, "evaluation")
     assert {row["step"] for row in rows} == {*range(0, sum(STEPS.values()) + 1, EVERY_STEPS), sum(STEPS.values())}
-    for source in ("github", "infilling", "web", "commits", "repositories"):
+    for source in ("github", "infilling", "web", "math_web", "commits", "repositories"):
         losses = [row["loss"] for row in rows if row["source"] == source]
         assert losses[-1] < losses[0] - 0.2, source
 
@@ -83,8 +83,10 @@ def test_nothing_held_out_is_trained_on(finished: Path) -> None:
         paths = (finished / "builds" / category).glob(f"{split}-*.provenance.parquet")
         return {one for path in paths for one in pq.read_table(path, columns=["id"])["id"].to_pylist()}
 
-    for category in ("github", "web"):
+    for category in ("github", "web", "math_web"):
         assert documents(category, "train") and not documents(category, "train") & documents(category, "held_out")
+    for split in ("train", "held_out"):  # a page is of one of the two
+        assert not documents("web", split) & (documents("math_web", "train") | documents("math_web", "held_out"))
     held_out = documents("github", "held_out")
     assert not held_out & (documents("high_quality", "train") | documents("long_files", "train"))
     strings = (finished / "corpora" / "repositories-train" / "composition").glob("*.parquet")
@@ -151,9 +153,11 @@ def test_the_page_tells_what_happened(finished: Path) -> None:
     for number in (f"{measured['mae']:.2f}", f"{measured['class_mae']:.2f}", "own/0", "stand-in"):
         assert number in page
     for phase in found["train"]["phases"]:
-        for source in ("github", "web", "commits", "repositories"):
+        for source in ("github", "web", "math_web", "commits", "repositories"):
             assert f"{phase['held_out'][source]['loss']:.3f}" in page
     assert found["commits"]["example"]["target"].splitlines()[0] in page
+    assert '<h2 id="math-web"><span class="where">2.3</span>Mathematical web</h2>' in page
+    assert f"{found['math scorer']['measured']['mae']:.2f}" in page
 
 
 def test_run_again_it_repeats_nothing(corpus: Path, history: Path, finished: Path) -> None:

@@ -16,7 +16,7 @@ from data_prep.report.formats import count
 from data_prep.report.svg import HELD_OUT, INK, LEVEL, LINE, MUTED, RUNS, TRAIN, render
 from launch.report.charts import finite
 
-_SOURCES = {"github": RUNS[0], "infilling": RUNS[1], "web": RUNS[2], "commits": RUNS[3], "repositories": RUNS[4]}
+_SOURCES = dict(zip(("github", "infilling", "web", "commits", "repositories", "math_web"), RUNS, strict=False))
 _SMOOTH_STEPS = 15
 
 

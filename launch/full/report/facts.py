@@ -18,9 +18,14 @@ EXAMPLES = 2
 SEED = 1
 
 
-def corpus_facts(number: int, corpus: Path, selection: str, quality: dict[str, Any] | None) -> dict[str, Any]:
-    """All that a corpus's own page says, charts with names that are `number`'s, and what was said of its quality."""
-    scores = ["quality.score"] if quality else []
+def corpus_facts(
+    number: int, corpus: Path, selection: str, quality: dict[str, Any] | None, annotation: str = "quality"
+) -> dict[str, Any]:
+    """All that a corpus's own page says, charts with names that are `number`'s, and what was said of its quality.
+
+    Scores are those of an annotation.
+    """
+    scores = [f"{annotation}.score"] if quality else []
     found = gather(corpus, selection, EXAMPLES, SEED, workers=2, scores=scores)
     steps = waterfall(found["data"])
     score = found["scores"][0] if found["scores"] else None

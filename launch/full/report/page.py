@@ -11,7 +11,7 @@ from data_prep.report.formats import count, decimal, shortened
 from data_prep.report.tiles import Tile
 from data_prep.shards import write_atomic
 from data_prep.subset.page import source_charts
-from launch.full import commits, github, web
+from launch.full import commits, github, math_web, web
 from launch.full.report.charts import held_out_chart, loss_chart
 from launch.full.report.examples import infilling_example, page_before_and_after
 from launch.full.report.facts import corpus_facts, site_kinds, write_corpus_pages
@@ -26,6 +26,7 @@ _CHAPTERS = {
     "github": ("packages", "github", *(f"github {stage}" for stage in _QUALITY)),
     "commits": ("history", "commits"),
     "web": ("pages", "web", *(f"web {stage}" for stage in ("recall", "categories", "candidates", *_QUALITY))),
+    "math_web": tuple(f"math {stage}" for stage in ("recall", "candidates", *_QUALITY)),
     "subset": ("high quality",),
     "long_context": ("long context", "long files"),
     "training": ("tokenizer", "builds", "train"),
@@ -49,7 +50,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
     """The page as text. All text in it is taken as untrusted."""
     run = config.run_dir
     code = corpus_facts(0, github.corpus_of(config), github.KEPT, results["github"]["quality"])
-    links = write_corpus_pages(run, _corpora(config))
+    links = write_corpus_pages(run, _corpora(config, results))
     template = environment(Path(__file__).parent).get_template("full.html.j2")
     page = template.render(
         results=results,
@@ -62,6 +63,7 @@ def render_page(config: FullConfig, results: dict[str, Any]) -> str:
         commit=_shortly(results["commits"]["example"], "given"),
         samples=[_shortly(sample, "prefix") for sample in results["samples"]],
         web=corpus_facts(1, web.corpus_of(config), web.KEPT, results["web"]["quality"]),
+        math=_mathematics(config, results["math_web"]),
         web_page=page_before_and_after(web.archives_of(config), web.corpus_of(config), web.KEPT),
         site_kinds=_site_kinds(config, results["web"]),
         model_facts=model_facts(results["training"]["model"]),
@@ -78,27 +80,42 @@ def _shortly(example: dict[str, str] | None, key: str) -> dict[str, str] | None:
     return {**example, key: shortened(example[key], *_GIVEN)} if example else None
 
 
+def _mathematics(config: FullConfig, found: dict[str, Any]) -> dict[str, Any] | None:
+    if found["left_out"]:
+        return None
+    return corpus_facts(2, web.corpus_of(config), math_web.KEPT, found["quality"], math_web.SCORES)
+
+
 def _site_kinds(config: FullConfig, found: dict[str, Any]) -> list[dict[str, Any]]:
     return site_kinds(web.corpus_of(config), web.KEPT, web.CATEGORY) if found["categories"]["classifier"] else []
 
 
 def _charts(results: dict[str, Any]) -> dict[str, Any]:
-    training, classifier = results["training"], results["web"]["recall"]["classifier"]
+    training = results["training"]
     sources = results["subset"]["report"]["sources"]
     return {
         "loss": loss_chart(training),
         "held_out": held_out_chart(training),
-        "recall": curve_chart(classifier["measured"]["recall"], "recall-of-code") if classifier else None,
+        "recall": _recall_chart(results["web"], "recall-of-code"),
+        "math_recall": _recall_chart(results["math_web"], "recall-of-mathematics"),
         "subset": [source_charts(number, source, "subset-") for number, source in enumerate(sources)],
     }
 
 
-def _corpora(config: FullConfig) -> dict[str, tuple[Path, str]]:
+def _recall_chart(found: dict[str, Any], name: str) -> dict[str, Any] | None:
+    classifier = found["recall"]["classifier"]
+    return curve_chart(classifier["measured"]["recall"], name) if classifier else None
+
+
+def _corpora(config: FullConfig, results: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     """Each corpus and the selection that its own page shows."""
+    pages = web.corpus_of(config)
+    mathematics = {} if results["math_web"]["left_out"] else {"math_web": (pages, math_web.KEPT)}
     return {
         "github": (github.corpus_of(config), github.KEPT),
         "commits": (commits.corpus_of(config), commits.TRAINED_ON),
-        "web": (web.corpus_of(config), web.KEPT),
+        "web": (pages, web.KEPT),
+        **mathematics,
     }
 
 

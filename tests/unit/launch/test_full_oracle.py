@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
@@ -34,6 +35,15 @@ The function open() returns a file object. It is used with a path and a mode, as
 
 Close it when you are done; a with statement does that for you. The method read() returns all of the text.
 """
+LESSON = r"""The geometric series
+
+For a number \(q\) with \(|q| < 1\) the sums \(s_n = \sum_{k=0}^{n} q^k\) have a limit. To see it, multiply by
+\(1 - q\): all terms but two cancel, so that
+
+\[ (1 - q) s_n = 1 - q^{n+1}. \]
+
+Since \(q^{n+1}\) tends to 0, the limit is \(\frac{1}{1 - q}\). The same proof gives the sum of a matrix series.
+"""
 LICENCE = """Permission is hereby granted, free of charge, to any person obtaining a copy of this software, to deal in
 it without restriction. The software is provided as is, without warranty of any kind. All rights reserved. In no event
 shall the copyright holders be liable for any claim, damages or other liability. Redistributions must retain this."""
@@ -62,8 +72,15 @@ def test_ratings_of_pages_depend_on_what_they_say(url: str) -> None:
     assert ask(url, "web", "Home | Next | Up") == "0"
 
 
+def test_of_pages_about_mathematics_formulas_count(url: str) -> None:
+    bare = re.sub(r"\\\(.*?\\\)|\\\[.*?\\\]", "it", LESSON, flags=re.S)
+    assert int(ask(url, "math", bare)) < int(ask(url, "math", LESSON))
+    assert int(ask(url, "web", LESSON)) < int(ask(url, "math", LESSON))
+
+
 def test_pages_are_told_apart(url: str) -> None:
-    assert [ask(url, "web_recall", text) for text in (MANUAL, LICENCE)] == ["code", "other"]
+    assert [ask(url, "web_recall", text) for text in (MANUAL, LICENCE, LESSON)] == ["code", "other", "other"]
+    assert [ask(url, "math_recall", text) for text in (MANUAL, LICENCE, LESSON)] == ["other", "other", "math"]
 
 
 def test_kinds_of_sites_are_those_of_the_prompt(url: str) -> None:

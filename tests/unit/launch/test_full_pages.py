@@ -28,6 +28,23 @@ def docs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
+@pytest.fixture(autouse=True)
+def packages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two packages that explain what they compute, in the place of this machine's."""
+    folder = tmp_path_factory.mktemp("packages")
+    for package in ("series", "integrals"):
+        (folder / package).mkdir()
+        for number in range(6):
+            said = "\n\n".join(
+                f"It is :math:`x_{{{n}}} = {n + number}`, as {package} of this kind have it." for n in range(9)
+            )
+            (folder / package / f"part{number}.py").write_text(
+                f'def f():\n    r"""The {package} {number}.\n\n{said}"""\n'
+            )
+    monkeypatch.setattr(pages, "_PACKAGES", str(folder))
+    return folder
+
+
 def read(path: Path) -> list[tuple[str, str, bytes]]:
     """(URL, content type, body) of every response; digests are checked."""
     with path.open("rb") as stream:
@@ -60,11 +77,11 @@ def test_equal_pages_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_no_site_has_more_than_its_part(tmp_path: Path) -> None:
-    found = write_archives(tmp_path / "warc", 40)
+    found = write_archives(tmp_path / "warc", 60)
     shipped = read(tmp_path / "warc" / "shipped-000.warc.gz")
-    assert found["shipped"]["pages"] == len(shipped) == 4  # two of each site: a tenth of twenty
+    assert found["shipped"]["pages"] == len(shipped) == 4  # two of each site: a tenth of 21
     assert {url.split("/")[2] for url, *_ in shipped} == {"one.example", "two.example"}
-    assert found["pydoc"]["pages"] == 6
+    assert found["pydoc"]["pages"] == 9
     assert all(b"<pre>" in body or b"<tt>" in body or b"<dt>" in body
                for *_, body in read(tmp_path / "warc" / "pydoc-000.warc.gz"))  # fmt: skip
 
@@ -86,6 +103,14 @@ def test_readmes_keep_their_code(tmp_path: Path) -> None:
     assert {url.split("/")[2].removesuffix(".example") for url, *_ in read_back} <= {
         "".join(c if c.isalnum() else "-" for c in name) for name in names
     }
+
+
+def test_explanations_become_pages_without_code_tags(tmp_path: Path) -> None:
+    found = write_archives(tmp_path, 60)
+    made = read(tmp_path / "mathematics-000.warc.gz")
+    assert found["mathematics"]["pages"] == len(made) == found["mathematics"]["sites"] == 12
+    assert "https://series-part3.example/mathematics/series/part3.py/2" in {url for url, *_ in made}
+    assert all(b"<h1>The " in body and b"\\(x_{8} =" in body and b"<code" not in body for *_, body in made)
 
 
 def test_the_same_machine_gives_the_same_archives(tmp_path: Path) -> None:

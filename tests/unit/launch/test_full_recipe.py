@@ -12,11 +12,11 @@ from data_prep.mixtures.plan import plan
 from data_prep.mixtures.settings import MixtureConfig
 from launch.full.builds import Category, _epochs_needed, _mixture, _rates
 from launch.full.settings import FullConfig
-from launch.full.training import _with_paths, recipe_of
+from launch.full.training import _with_paths, recipe_of, without
 from megatron_seed.config.load import load_recipe
 from megatron_seed.errors import SeedError
 
-NAMES = ("github", "web", "high_quality", "long_files", "commits", "repositories")
+NAMES = ("github", "web", "math_web", "high_quality", "long_files", "commits", "repositories")
 
 
 @pytest.fixture
@@ -61,13 +61,40 @@ def test_weights_become_shares(categories: dict[str, Category], tmp_path: Path) 
 
 def test_a_source_that_is_no_category_is_named(categories: dict[str, Category], tmp_path: Path) -> None:
     recipe = load_recipe("quickstart_full", ["phases.0.blend.0.name=wob"])
-    with pytest.raises(SeedError, match=r"phase web: no category wob; there are github, web"):
+    with pytest.raises(SeedError, match=r"phase web: no category wob; there are github, web, math_web"):
         _mixture(FullConfig(run_dir=tmp_path), recipe, categories)
+
+
+def test_the_first_phase_reads_code_related_and_mathematical_web() -> None:
+    phases = load_recipe("quickstart_full").phases
+    assert [source.name for source in phases[0].blend] == ["web", "math_web"]
+    assert not any(source.name == "math_web" for phase in phases[1:] for source in phase.blend)
+
+
+def test_a_category_that_there_is_too_little_of_is_read_by_no_phase(
+    categories: dict[str, Category], tmp_path: Path
+) -> None:
+    asked = FullConfig(run_dir=tmp_path, overrides=("phases.0.blend.1.weight=3", "model.num_layers=2"))
+    config = without(asked, "math_web")
+    recipe = recipe_of(config)
+    del categories["math_web"]
+    made = _mixture(config, recipe, categories)
+    assert set(made.categories) == set(NAMES) - {"math_web"} and recipe.model.num_layers == 2
+    assert made.phases[0].blend["web"].share == 1
+    before = [source.name for source in recipe_of(asked).evaluation.held_out]
+    assert [source.name for source in recipe.evaluation.held_out] == [name for name in before if name != "math_web"]
+    assert recipe.phases[1:] == recipe_of(asked).phases[1:]
+    assert without(config, "math_web") == config
 
 
 def test_each_category_is_built_at_the_rates_that_phases_read(categories: dict[str, Category]) -> None:
     rates = _rates(load_recipe("quickstart_full"), categories)
-    assert rates["github"] == [0.1, 0.5] and rates["web"] == [0.0, 0.5] and rates["commits_held_out"] == [0.0]
+    assert (
+        rates["github"] == [0.1, 0.5]
+        and rates["web"] == [0.0, 0.5]
+        and rates["math_web"] == [0.5]
+        and rates["commits_held_out"] == [0.0]
+    )
 
 
 def test_an_epoch_of_split_documents_needs_a_build_of_its_own() -> None:
