@@ -33,6 +33,11 @@ def annotation_directory(corpus: Path, name: str) -> Path:
     return corpus / "annotations" / name
 
 
+def annotation_shard(corpus: Path, name: str, shard: Path) -> Path:
+    """What an annotation says of a documents shard: as many rows, in the same order."""
+    return annotation_directory(corpus, name) / shard.name
+
+
 def annotation_names(corpus: Path) -> list[str]:
     """The annotators that have written something into this corpus."""
     return sorted(path.name for path in (corpus / "annotations").glob("*") if path.is_dir())
@@ -55,7 +60,7 @@ def remove_orphans(directory: Path, shards: Iterable[Path]) -> None:
 def refuse_others(corpus: Path, name: str, made_by: str) -> None:
     """Raises `DataError` where an annotation of this name is none whose settings say `made_by`: it would be lost."""
     for shard in list_shards(corpus)[:1]:
-        manifest = read_manifest(annotation_directory(corpus, name) / shard.name)
+        manifest = read_manifest(annotation_shard(corpus, name, shard))
         settings = ((manifest or {}).get("annotator") or {}).get("settings") or {}
         if manifest is not None and settings.get("made_by") != made_by:
             raise DataError(f"{corpus}: annotation {name} was made by another step; give --annotation another name")
@@ -68,7 +73,7 @@ def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list
     """
     found, runs = [], set()
     for shard in list_shards(corpus):
-        path = annotation_directory(corpus, name) / shard.name
+        path = annotation_shard(corpus, name, shard)
         manifest = finished_manifest(path)
         if manifest is None:
             raise DataError(f"annotation {name} lacks {shard.name}; run the step that makes it again")
@@ -77,7 +82,7 @@ def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list
         if not (of_documents and of_corpus):
             raise DataError(f"annotation {name} is older than the documents; run the step that makes it again")
         for other, run in manifest.get("after", {}).items():
-            if (finished_manifest(annotation_directory(corpus, other) / shard.name) or {}).get("run") != run:
+            if (finished_manifest(annotation_shard(corpus, other, shard)) or {}).get("run") != run:
                 raise DataError(f"annotation {name} is older than {other}; run the step that makes it again")
         runs.add(manifest.get("run"))
         found.append((path, manifest))

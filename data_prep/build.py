@@ -21,6 +21,7 @@ from data_prep.documents import list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.select import SPLITS, read_selection
+from data_prep.selection.places import selection_directory
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards, write_json
 from data_prep.storage import as_path, remove_file, remove_folder
 from data_prep.structure import ANNOTATION, structures_of
@@ -73,7 +74,7 @@ def build(
             given = tuple(sorted((roles or {}).items()))
             plan = Plan(split, missing, seed, encoder.path, encoder.digest, given, loss)
             folder = out / f"parts-{split}"
-            chosen_folder = corpus / "selections" / selection
+            chosen_folder = selection_directory(corpus, selection)
             shards = [_Shard.of(shard, chosen_folder, bases, structured.paths) for shard in list_shards(corpus)]
             earlier = {v: _earlier(out / v.name(split), stack) for v in missing}
 

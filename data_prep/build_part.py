@@ -119,14 +119,14 @@ def selected_batches(
     with open_parquet(shard, pre_buffer=False) as file:
         for path, table in beside.items():
             if file.metadata.num_rows != table.num_rows:
-                raise _other_rows(path, shard)
+                raise _other_rows(path, shard, path == chosen)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*PROVENANCE_COLUMNS, "text"], use_threads=False)
             rows = {path: its.slice(start, table.num_rows) for path, its in beside.items()}
             start += table.num_rows
             for path, its in rows.items():
                 if not table["id"].equals(its["id"].cast(table["id"].type)):
-                    raise _other_rows(path, shard)
+                    raise _other_rows(path, shard, path == chosen)
             in_split = pc.equal(rows[chosen]["split"], split)
             kept = table.filter(in_split)
             redacts = REDACTIONS in rows[chosen].column_names
@@ -140,8 +140,8 @@ def selected_batches(
                 yield kept.drop_columns("text"), kept["text"].to_pylist()
 
 
-def _other_rows(path: Path, shard: Path) -> DataError:
-    step = "`data select`" if path.parent.parent.name == "selections" else "the step that makes it"
+def _other_rows(path: Path, shard: Path, is_selection: bool) -> DataError:
+    step = "`data select`" if is_selection else "the step that makes it"
     return DataError(f"{path} has not the rows of {shard}; run {step} again")
 
 

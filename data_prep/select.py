@@ -23,6 +23,7 @@ from data_prep.held_out import SPLITS, HeldOut
 from data_prep.selection.config import SelectionConfig, load_config
 from data_prep.selection.functions import DROP, FunctionSpec, answer, remove_others, selection_function
 from data_prep.selection.judge import SECRETS, Questions
+from data_prep.selection.places import selection_directory, selection_shard
 from data_prep.selection.rules import Condition, Rule
 from data_prep.selection.run import Inputs, make_selection
 from data_prep.shards import fingerprint, finished_manifest, lock_directory, write_json
@@ -82,7 +83,7 @@ def select(
         answers = _ask_functions(corpus, name, reads, workers, progress, engine)
         made = make_selection(
             reads.inputs_of(config, name, answers, memory_limit),
-            _path(corpus, name).parent,
+            selection_directory(corpus, name),
             pinned,
             workers,
             partitions,
@@ -143,11 +144,11 @@ def _same_hashes(selection: dict[str, Any], held_out: HeldOut) -> bool:
 
 
 def _path(corpus: Path, name: str) -> Path:
-    return corpus / "selections" / name / "selection.json"
+    return selection_directory(corpus, name) / "selection.json"
 
 
 def _functions_folder(corpus: Path, name: str) -> Path:
-    return _path(corpus, name).with_name("functions")
+    return selection_directory(corpus, name) / "functions"
 
 
 def _stored(corpus: Path, name: str) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _stored(corpus: Path, name: str) -> dict[str, Any]:
 
 
 def _complete(corpus: Path, name: str, selection: dict[str, Any]) -> bool:
-    outputs = [_path(corpus, name).with_name(shard.name) for shard in list_shards(corpus)]
+    outputs = [selection_shard(corpus, name, shard) for shard in list_shards(corpus)]
     return all(finished_manifest(output) for output in outputs) and _digest(outputs) == selection["digest"]
 
 

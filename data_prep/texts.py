@@ -9,6 +9,7 @@ from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
+from data_prep.selection.places import selection_shard
 from data_prep.storage import open_parquet, read_parquet
 
 _ROWS = 256
@@ -17,7 +18,7 @@ _ROWS = 256
 def selected_texts(corpus: Path, selection: str, split: str) -> Iterator[str]:
     """Texts of one split, redacted, in the order of the documents; some hundred in memory. Raises `DataError`."""
     for shard in list_shards(corpus):
-        chosen = corpus / "selections" / selection / shard.name
+        chosen = selection_shard(corpus, selection, shard)
         if not chosen.is_file():
             raise DataError(f"{chosen} is missing; run `data select` again")
         rows = read_parquet(chosen)

@@ -12,7 +12,7 @@ from pydantic import Field, computed_field
 from rich.progress import Progress
 
 from data_prep.annotate import IsolationLimits, annotate
-from data_prep.annotations import annotation_directory, refuse_others, remove_orphans, write_table
+from data_prep.annotations import annotation_directory, annotation_shard, refuse_others, remove_orphans, write_table
 from data_prep.annotators.base import Annotator, AnnotatorSpec, NamedSpec, check_name
 from data_prep.classify.model import TextClassifier, describe, digest
 from data_prep.database import add_shards_view, literal, open_database, shard_tables
@@ -132,7 +132,7 @@ def _label_sites(
     not matter."""
     with lock_directory(corpus):
         shards, directory = list_shards(corpus), annotation_directory(corpus, name)
-        parts = [annotation_directory(corpus, each) / shard.name for shard in shards]
+        parts = [annotation_shard(corpus, each, shard) for shard in shards]
         whole = corpus_fingerprint(corpus)
         inputs = fingerprint(FORMAT, whole, [finished_manifest(part)["sha256"] for part in parts], about["labels"])
         remove_orphans(directory, shards)
@@ -176,7 +176,7 @@ def _sites_query(labels: Sequence[str]) -> str:
 def _label_counts(corpus: Path, name: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for shard in list_shards(corpus):
-        labels = read_parquet(annotation_directory(corpus, name) / shard.name, ["label"])["label"]
+        labels = read_parquet(annotation_shard(corpus, name, shard), ["label"])["label"]
         for entry in pc.value_counts(labels).to_pylist():
             if entry["values"] is not None:
                 counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pygit2
 
-from data_prep.annotations import annotation_directory, write_table
+from data_prep.annotations import annotation_shard, write_table
 from data_prep.commits.changes import FAILURES, Change, LeftOut, read_changes
 from data_prep.commits.context import Snapshots
 from data_prep.commits.history import message_of, open_repository
@@ -83,7 +83,7 @@ def write_batch(stream: BinaryIO, batch: Batch, inputs: str, corpus: Path, confi
         files[f"../{shard.parent.name}/{shard.name}"] = {key: manifest[key] for key in ("sha256", "size_bytes")}
         about = {"name": ANNOTATION, "version": FORMAT, "settings": config.model_dump(mode="json")}
         counters = {"documents_sha256": manifest["sha256"], "annotator": about, "failed": 0, "failures": []}
-        path = annotation_directory(corpus, ANNOTATION) / shard.name
+        path = annotation_shard(corpus, ANNOTATION, shard)
         manifest = write_shard(ShardTask(path, inputs, _write_facts, (facts, counters)))
         files[f"../annotations/{ANNOTATION}/{path.name}"] = {key: manifest[key] for key in ("sha256", "size_bytes")}
     ledger = {

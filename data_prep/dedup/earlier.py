@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.annotations import annotation_directory
+from data_prep.annotations import annotation_directory, annotation_shard
 from data_prep.dedup.catalogue import BY_ID
 from data_prep.documents import list_shards
 from data_prep.partitions import (
@@ -58,7 +58,7 @@ def earlier_keepers(
         output = work / "earlier" / f"{shard.stem}.npy"
         rows = finished_manifest(shard)["rows"]
         if shard.stem in same:
-            before = annotation_directory(corpus, name) / shard.name
+            before = annotation_shard(corpus, name, shard)
             made_of = fingerprint(found[before]["sha256"])
             tasks.append(ShardTask(output, made_of, _from_annotation, (before, kept)))
         else:

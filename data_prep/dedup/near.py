@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import Progress
 
-from data_prep.annotations import StepAnnotation, annotation_directory, current_annotation, write_table
+from data_prep.annotations import StepAnnotation, annotation_shard, current_annotation, write_table
 from data_prep.dedup.catalogue import dedup_directory, hex_of, keep_only, update_catalogue
 from data_prep.dedup.compared import Targets, batches_of, targets_of, texts_at
 from data_prep.dedup.earlier import is_null
@@ -145,7 +145,7 @@ def make_signatures(corpus: Path, settings: NearSettings, targets: Targets, cut:
     asked = (SIGNATURES, settings.permutations, settings.ngram_words, settings.seed, cut.bands, cut.rows)
     tasks = []
     for shard in shards:
-        exact = annotation_directory(corpus, EXACT) / shard.name
+        exact = annotation_shard(corpus, EXACT, shard)
         target, digest = targets.get(shard.name, (None, None))
         more = [digest] if digest else []
         made_of = fingerprint(asked, finished_manifest(shard)["sha256"], finished_manifest(exact)["kept_rows"], *more)

@@ -90,7 +90,8 @@ def _below(path: Path) -> str:
 
 
 def _inspect_corpus(corpus: Path, selection: str | None, as_json: bool, console: Console) -> None:
-    from data_prep.report import corpus_report, render, selection_names
+    from data_prep.report import corpus_report, render
+    from data_prep.selection.places import selection_names
 
     names = selection_names(corpus)
     report = corpus_report(corpus, selection or (names[0] if len(names) == 1 else None))

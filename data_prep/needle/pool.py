@@ -17,6 +17,7 @@ from data_prep.needle.settings import NeedleSettings
 from data_prep.needle.templates import TEMPLATES
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
+from data_prep.selection.places import selection_shard
 from data_prep.storage import read_parquet
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "repository", "path", "language", "text")])
@@ -59,9 +60,10 @@ def _smallest(corpus: Path, selection: str, shards: list[Path], settings: Needle
     size_bytes = 0
     for number, shard in enumerate(shards):
         about = read_parquet(shard, _ABOUT, use_threads=False)
-        chosen = read_parquet(_chosen(corpus, selection, shard), ["id", "split"], use_threads=False)
+        path = selection_shard(corpus, selection, shard)
+        chosen = read_parquet(path, ["id", "split"], use_threads=False)
         if not about["id"].equals(chosen["id"].cast(about["id"].type)):
-            raise DataError(f"{_chosen(corpus, selection, shard)} has not the rows of {shard}; run `data select` again")
+            raise DataError(f"{path} has not the rows of {shard}; run `data select` again")
         fits = pc.and_(
             pc.and_(pc.equal(chosen["split"], settings.split), pc.is_in(about["language"], languages)),
             pc.and_(
@@ -88,7 +90,7 @@ def _read(
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for number in sorted({place.shard for place in places}):
         wanted = np.sort([place.row for place in places if place.shard == number])
-        chosen = read_parquet(_chosen(corpus, selection, shards[number]), use_threads=False)
+        chosen = read_parquet(selection_shard(corpus, selection, shards[number]), use_threads=False)
         spans = chosen[REDACTIONS] if REDACTIONS in chosen.column_names else None
         for rows, table in read_rows(shards[number], wanted, SCHEMA.names):
             for row, document in zip(rows.tolist(), table.to_pylist(), strict=True):
@@ -98,10 +100,6 @@ def _read(
         document = found[place.shard, place.row]
         if max(map(len, document["text"].split("\n"))) <= settings.max_line_characters:
             yield document
-
-
-def _chosen(corpus: Path, selection: str, shard: Path) -> Path:
-    return corpus / "selections" / selection / shard.name
 
 
 def rank(*key: object) -> int:

@@ -25,6 +25,7 @@ from data_prep.oracle.settings import REPORT_COUNTS, SampleSettings
 from data_prep.redaction import COLUMN as REDACTIONS
 from data_prep.redaction import redact
 from data_prep.select import read_selection
+from data_prep.selection.places import selection_shard
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, write_shard
 
 FORMAT = "data_prep.oracle.sample/1"
@@ -105,8 +106,7 @@ class _Rule:
 def _rule(corpus: Path, settings: SampleSettings, whole: str) -> _Rule:
     if settings.selection is not None:
         selection = read_selection(corpus, settings.selection)
-        folder = corpus / "selections" / settings.selection
-        paths = [folder / shard.name for shard in list_shards(corpus)]
+        paths = [selection_shard(corpus, settings.selection, shard) for shard in list_shards(corpus)]
         redacts = bool(selection["config"]["redact"])
         columns = f"dropped_by, {REDACTIONS}" if redacts else "dropped_by"
         views = {"selection": (paths, columns)}

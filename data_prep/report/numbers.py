@@ -14,6 +14,7 @@ from data_prep.database import add_shards_view, open_database
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.select import read_selection
+from data_prep.selection.places import selection_shard
 from data_prep.sources.base import REASONS
 from data_prep.storage import as_path, read_parquet
 from data_prep.web.reasons import REASONS as WEB_REASONS
@@ -79,11 +80,6 @@ def _contaminated(corpus: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (-row["ngrams"], row["id"]))
 
 
-def selection_names(corpus: Path) -> list[str]:
-    """The selections that were made of a corpus."""
-    return sorted(path.parent.name for path in (as_path(corpus) / "selections").glob("*/selection.json"))
-
-
 def _largest_repositories(corpus: Path, selection: str | None, workers: int) -> list[dict[str, Any]]:
     shards = list_shards(corpus)
     if not shards:
@@ -92,9 +88,8 @@ def _largest_repositories(corpus: Path, selection: str | None, workers: int) -> 
     with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch), workers) as database:
         add_shards_view(database, "documents", shards, "source, repository, size_bytes")
         if selection:
-            add_shards_view(
-                database, "selected", [corpus / "selections" / selection / shard.name for shard in shards], "split"
-            )
+            chosen = [selection_shard(corpus, selection, shard) for shard in shards]
+            add_shards_view(database, "selected", chosen, "split")
             split, tables = "split", "(FROM documents JOIN selected USING (_shard, _row) WHERE split IS NOT NULL)"
         found = database.execute(
             f"SELECT source, repository, any_value({split}), count(*), sum(size_bytes)::BIGINT FROM {tables} "

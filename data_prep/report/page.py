@@ -11,12 +11,13 @@ from data_prep.report.charts import waterfall_chart
 from data_prep.report.corpus_charts import MOST_LANGUAGES, histograms_chart, language_chart, near_chart, score_chart
 from data_prep.report.duplicates import duplicates
 from data_prep.report.environment import environment, parts
-from data_prep.report.numbers import corpus_report, selection_names
+from data_prep.report.numbers import corpus_report
 from data_prep.report.samples import draw
 from data_prep.report.scores import score_columns, score_report
 from data_prep.report.source import open_source
 from data_prep.report.tiles import tiles
 from data_prep.report.waterfall import below_cap, languages_of, waterfall
+from data_prep.selection.places import selection_names
 from data_prep.shards import write_atomic
 from data_prep.storage import as_path
 

@@ -11,11 +11,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from data_prep.annotations import annotation_directory, annotation_names, current_annotation
+from data_prep.annotations import annotation_names, annotation_shard, current_annotation
 from data_prep.database import add_shards_view, open_database
 from data_prep.documents import METADATA_COLUMNS, SCHEMA, corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.select import read_selection
+from data_prep.selection.places import selection_shard
 from data_prep.storage import read_parquet_schema
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -41,7 +42,7 @@ class Source:
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def schema(self, annotation: str) -> pa.Schema:
-        return read_parquet_schema(annotation_directory(self.corpus, annotation) / self.shards[0].name)
+        return read_parquet_schema(annotation_shard(self.corpus, annotation, self.shards[0]))
 
     def joined(self, *annotations: str) -> str:
         """SQL of `files` with these annotations."""
@@ -64,7 +65,7 @@ def open_source(corpus: Path, selection: str | None, workers: int) -> Iterator[S
             add_shards_view(database, "documents", shards, columns)
         fate = "NULL::VARCHAR AS split, NULL::VARCHAR AS dropped_by FROM documents"
         if chosen and shards:
-            paths = [corpus / "selections" / selection / shard.name for shard in shards]
+            paths = [selection_shard(corpus, selection, shard) for shard in shards]
             add_shards_view(database, "_selected", paths, "split, dropped_by")
             fate = "split, dropped_by FROM documents JOIN _selected USING (_shard, _row)"
         database.execute(f"CREATE VIEW files AS SELECT documents.*, {fate}")

@@ -18,6 +18,7 @@ from data_prep.database import add_shards_view, open_database
 from data_prep.documents import corpus_fingerprint, list_shards
 from data_prep.errors import DataError
 from data_prep.repositories.settings import RepositorySettings
+from data_prep.selection.places import selection_shard
 from data_prep.shards import ShardTask, write_shard
 from data_prep.storage import read_parquet_schema
 
@@ -68,7 +69,7 @@ def _gather(
     shards: Sequence[Path],
 ) -> None:
     add_shards_view(database, "documents", shards, "source, repository, path, size_bytes")
-    chosen = [corpus / "selections" / selection / shard.name for shard in shards]
+    chosen = [selection_shard(corpus, selection, shard) for shard in shards]
     add_shards_view(database, "selected", chosen, "split")
     annotation, _, column = settings.score.partition(".")
     score, joined = "NULL::DOUBLE", ""

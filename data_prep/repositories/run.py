@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 
 from data_prep.annotate import AnnotatorSpec, annotate
-from data_prep.annotations import annotation_directory, remove_orphans
+from data_prep.annotations import annotation_shard, remove_orphans
 from data_prep.documents import documents_directory
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
@@ -25,6 +25,7 @@ from data_prep.repositories.plan import Planned, plan
 from data_prep.repositories.settings import RepositorySettings
 from data_prep.repositories.shard import Place, Work, write_strings
 from data_prep.select import SelectionConfig, read_selection, select
+from data_prep.selection.places import selection_shard
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards, write_json
 from data_prep.storage import as_path, remove_file
 from tokenizer.encode import Encoder
@@ -86,8 +87,8 @@ def _task(
     places = {
         index: Place(
             shards[index],
-            corpus / "selections" / selection / shards[index].name,
-            annotation_directory(corpus, IMPORTS) / shards[index].name,
+            selection_shard(corpus, selection, shards[index]),
+            annotation_shard(corpus, IMPORTS, shards[index]),
         )
         for index in planned.shards
     }

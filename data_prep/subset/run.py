@@ -9,7 +9,13 @@ from typing import Any
 
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_directory, annotation_names, current_annotation, remove_orphans
+from data_prep.annotations import (
+    annotation_directory,
+    annotation_names,
+    annotation_shard,
+    current_annotation,
+    remove_orphans,
+)
 from data_prep.annotators.base import check_name
 from data_prep.database import words_in
 from data_prep.documents import corpus_fingerprint, list_shards
@@ -17,6 +23,7 @@ from data_prep.engines.base import Engine
 from data_prep.errors import DataError
 from data_prep.partitions import POOL_ROWS
 from data_prep.select import read_selection
+from data_prep.selection.places import selection_shard
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards
 from data_prep.storage import as_path, is_remote, remove_file, remove_folder
 from data_prep.subset import facts, rounds
@@ -173,7 +180,7 @@ class _Run:
         tasks = []
         for index, shard in enumerate(self.shards.paths):
             counters = {"documents_sha256": self.shards.digest(index), "run": whole, "annotator": about}
-            output = annotation_directory(self.corpus, self.name) / shard.name
+            output = annotation_shard(self.corpus, self.name, shard)
             inputs = fingerprint(whole, index, counters["documents_sha256"])
             tasks.append(ShardTask(output, inputs, annotate_shard, (index, shard, counters), common))
         return self._report(self._run("annotate", tasks, slow=False), spreads)
@@ -216,7 +223,7 @@ def _read_shards(corpus: Path, name: str, config: SubsetConfig) -> Shards:
     digests = {name: [manifest["sha256"] for _, manifest in pairs] for name, pairs in made.items()}
     if config.selection is not None:
         read_selection(corpus, config.selection)
-        beside[facts.SELECTION] = [corpus / "selections" / config.selection / shard.name for shard in shards]
+        beside[facts.SELECTION] = [selection_shard(corpus, config.selection, shard) for shard in shards]
         digests[facts.SELECTION] = [finished_manifest(path)["sha256"] for path in beside[facts.SELECTION]]
     return Shards(shards, [finished_manifest(shard) for shard in shards], beside, digests)
 

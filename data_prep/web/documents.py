@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.annotations import StepAnnotation, annotation_directory, write_table
+from data_prep.annotations import StepAnnotation, annotation_shard, write_table
 from data_prep.documents import Document, DocumentWriter, documents_directory
 from data_prep.shards import ShardTask, write_shard
 from data_prep.sources.base import Drops
@@ -76,7 +76,7 @@ def write_unit(stream: BinaryIO, unit: WebUnit, inputs: str, corpus: Path, confi
         files[f"../{shard.parent.name}/{shard.name}"] = _digest(made)
         about = {"name": ANNOTATION, "version": FORMAT, "settings": config.model_dump(mode="json")}
         counters = {"documents_sha256": made["sha256"], "annotator": about, "failed": 0, "failures": []}
-        path = annotation_directory(corpus, ANNOTATION) / shard.name
+        path = annotation_shard(corpus, ANNOTATION, shard)
         made = write_shard(ShardTask(path, inputs, _write_facts, (facts, counters)))
         files[f"../annotations/{ANNOTATION}/{path.name}"] = _digest(made)
         shards.append(shard.name)

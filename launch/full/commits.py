@@ -76,7 +76,7 @@ def _prepare(config: FullConfig, bare: Path, corpus: Path) -> dict[str, Any]:
 
 def _example(corpus: Path, since: str) -> dict[str, Any]:
     """The shortest held-out sample: its parts before and after the target begins, and what a model is asked with."""
-    from data_prep.annotations import annotation_directory
+    from data_prep.annotations import annotation_shard
     from data_prep.documents import list_shards
     from data_prep.report.excerpts import without_secrets
     from data_prep.storage import read_parquet
@@ -84,7 +84,7 @@ def _example(corpus: Path, since: str) -> dict[str, Any]:
     best: tuple[int, str, int] | None = None
     for shard in list_shards(corpus):
         texts = read_parquet(shard, ["text"])["text"].to_pylist()
-        facts = read_parquet(annotation_directory(corpus, "commits") / shard.name, ["date", "target_start"]).to_pylist()
+        facts = read_parquet(annotation_shard(corpus, "commits", shard), ["date", "target_start"]).to_pylist()
         for text, fact in zip(texts, facts, strict=True):
             if fact["date"].isoformat() >= since and (best is None or len(text) < best[0]):
                 best = (len(text), text, fact["target_start"])
@@ -97,13 +97,13 @@ def _example(corpus: Path, since: str) -> dict[str, Any]:
 
 def _date_of_share(corpus: Path, share: float) -> str:
     """The date from which on a share of the commits is."""
-    from data_prep.annotations import annotation_directory
+    from data_prep.annotations import annotation_shard
     from data_prep.documents import list_shards
     from data_prep.storage import read_parquet
 
     dates: list[datetime] = []
     for shard in list_shards(corpus):
-        dates += read_parquet(annotation_directory(corpus, "commits") / shard.name, ["date"])["date"].to_pylist()
+        dates += read_parquet(annotation_shard(corpus, "commits", shard), ["date"])["date"].to_pylist()
     if len(dates) < 2 or min(dates) == max(dates):
         raise SeedError(f"{corpus}: {len(dates)} commits of one date cannot be split; give --history with more")
     dates.sort()

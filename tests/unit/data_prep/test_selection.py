@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_prep.annotations import annotation_shard
 from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
@@ -18,6 +19,7 @@ from data_prep.held_out import HeldOut
 from data_prep.partitions import Output, Runner, side_path, write_columns, write_side_run
 from data_prep.select import Rule, SelectionConfig, load_config, read_selection, select
 from data_prep.selection.decide import held_out_rows
+from data_prep.selection.places import selection_names, selection_shard
 from data_prep.selection.repositories import RUN, place_repositories, repository_records
 
 
@@ -34,6 +36,18 @@ def corpus(tmp_path, files, take):
 def decisions(corpus, name="main"):
     paths = [corpus / "selections" / name / shard.name for shard in list_shards(corpus)]
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def test_selections_and_annotations_lie_where_their_rooms_say(corpus):
+    assert selection_names(corpus) == []
+    for name in ("b", "a"):
+        select(corpus, name, SelectionConfig(rules=RULES))
+    assert selection_names(corpus) == ["a", "b"]
+    for shard in list_shards(corpus):
+        rows = pq.read_metadata(shard).num_rows
+        for place in (selection_shard(corpus, "b", shard), annotation_shard(corpus, "exact_dedup", shard)):
+            assert pq.read_metadata(place).num_rows == rows
+            assert place.relative_to(corpus).parts[0] in ("selections", "annotations")
 
 
 RULES = (
