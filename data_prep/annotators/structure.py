@@ -11,8 +11,7 @@ import pyarrow as pa
 from tree_sitter import Node, Query, QueryCursor
 from tree_sitter_language_pack import get_language
 
-from data_prep.annotators.base import Annotator
-from data_prep.annotators.syntax import grammar_of, parser, table
+from data_prep.annotators.syntax import ParsingAnnotator, grammar_of, parser, table
 from data_prep.repositories.extract import GRAMMARS as IMPORTING
 from data_prep.repositories.extract import extract
 
@@ -85,7 +84,7 @@ _BETWEEN = (b"@", b"#[", b"[", b"template", b"export")
 _MOST_BETWEEN = 20
 
 
-class Structure(Annotator):
+class Structure(ParsingAnnotator):
     """Null where no grammar that comes with the install reads the language, or nothing is known of its definitions."""
 
     version = 1

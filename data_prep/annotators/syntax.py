@@ -11,12 +11,14 @@ why its files pass unchecked. `benchmarks/syntax.py` writes it.
 import functools
 import json
 import re
+import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
+from pydantic import Field
 from tree_sitter import Node, Parser, Tree
 from tree_sitter_language_pack import get_parser
 
@@ -91,7 +93,19 @@ def grammar_of(row: LanguageRow, path: str) -> str | None:
     return _DIALECTS.get((row.language, extension_of(path)), row.grammar)
 
 
-class Syntax(Annotator):
+class ParsingAnnotator(Annotator):
+    """What parses documents: some make a parser ask for gigabytes, which then costs that document, not the machine."""
+
+    memory_gb: float = Field(2.0, gt=0)
+    """GiB that the process that parses may hold."""
+
+    def prepare(self) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = int(self.memory_gb * (1 << 30))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most < 0 else min(limit, most), most))
+
+
+class Syntax(ParsingAnnotator):
     """Records the share of errors; `broken` is null where nothing can be said, and `unchecked` says why."""
 
     version = 1

@@ -22,6 +22,7 @@ RULES = {
     "data_file": "mostly numbers and strings",
     "not_searched_for_secrets": "the search for secrets failed, so they could not be replaced",
     "contaminated": "shares ten words in a row with a benchmark problem",
+    "not_searched_for_benchmarks": "the search for benchmark problems failed, so it may hold one",
 }
 
 

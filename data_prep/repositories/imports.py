@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from data_prep.annotators.base import Annotator
+from data_prep.annotators.syntax import ParsingAnnotator
 from data_prep.repositories.extract import extract
 
 NAME = "imports"
 _NAMES = pa.list_(pa.string())
 
 
-class Imports(Annotator):
+class Imports(ParsingAnnotator):
     """Imports, names used and names declared; null for languages whose imports are not read."""
 
     version = 1

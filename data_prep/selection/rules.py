@@ -304,6 +304,11 @@ DEFAULT_RULES = (
     Rule(name="data_file", drop="signs.data_file", if_annotated="signs"),
     Rule(name="contaminated", drop="decontamination.ngrams > 0", if_annotated="decontamination"),
     Rule(
+        name="not_searched_for_benchmarks",
+        drop="decontamination.failed IS NOT NULL",
+        if_annotated="decontamination",
+    ),
+    Rule(
         name="low_quality",
         lowest=Lowest(of="quality.score", share=0.1, per="language"),
         if_annotated="quality",

@@ -344,6 +344,7 @@ def test_default_rules_hold_where_their_annotation_was_made(tmp_path, files, tak
         "minified",
         "data_file",
         "contaminated",
+        "not_searched_for_benchmarks",
         "low_quality",
     ]
     annotate(corpus, [AnnotatorSpec.of("syntax"), AnnotatorSpec.of("signs")])

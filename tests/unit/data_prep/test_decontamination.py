@@ -7,17 +7,23 @@ import random
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.annotate import AnnotatorSpec, annotate
+from data_prep.annotations import write_table
 from data_prep.annotators import decontamination
 from data_prep.annotators.decontamination import Decontamination, pieces_of_words, plain_bytes, split_words
 from data_prep.cli import app
+from data_prep.dedup.levels import deduplicate
+from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.report import corpus_report
 from data_prep.select import Rule, SelectionConfig, select
+from data_prep.shards import ShardTask, finished_manifest, write_shard
 
 BENCHMARKS = Path(__file__).parents[4] / "shared/benchmarks"
 SOLUTION = (
@@ -204,6 +210,24 @@ def test_the_report_says_which_problem_is_in_which_document(tmp_path, files, tak
         corpus, "main", SelectionConfig(rules=(Rule(name="contaminated", drop="decontamination.ngrams > 0"),))
     )
     assert result["dropped"][0]["documents"] == 1
+
+
+def test_a_document_that_was_not_searched_for_benchmarks_is_not_trained_on(tmp_path, files, take, benchmark):
+    good = {f"r{i}/a.py": f"def f{i}():\n    return {i}\n" for i in range(30)}
+    take(files(tmp_path / "root", {**good, "copied/x.py": SOLUTION}))
+    corpus = tmp_path / "corpus"
+    annotate(corpus, [AnnotatorSpec.of("decontamination", benchmarks=[str(benchmark)])])
+    deduplicate(corpus, 1)
+    (shard,) = list_shards(corpus)
+    path = corpus / "annotations/decontamination" / shard.name
+    table, manifest = pq.read_table(path).to_pylist(), finished_manifest(path)
+    lost = next(row for row in table if not row["problems"])
+    lost.update(ngrams=None, problems=None, example=None, failed="timed out after 20 s")
+    counters = {"documents_sha256": manifest["documents_sha256"]}
+    made = pa.Table.from_pylist(table, pq.read_schema(path))
+    write_shard(ShardTask(path, manifest["inputs"], write_table, (made, counters)))
+    dropped = {step["rule"]: step["documents"] for step in select(corpus, "main", SelectionConfig())["dropped"]}
+    assert (dropped["contaminated"], dropped["not_searched_for_benchmarks"]) == (1, 1)
 
 
 @pytest.fixture(scope="module")

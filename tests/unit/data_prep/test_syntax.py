@@ -153,3 +153,12 @@ def test_a_file_that_hangs_the_parser_is_skipped(tmp_path, files, take, monkeypa
     spec = AnnotatorSpec.of("slow_syntax:SlowSyntax", tmp_path)
     (result,) = annotate(tmp_path / "corpus", [spec], 1, IsolationLimits(timeout_s=1))
     assert (result["failed"], result["failures"][0]["path"], result["counts"]["broken"]) == (1, "y.py", 1)
+
+
+@pytest.mark.parametrize("name", ["syntax", "structure", "imports"])
+def test_a_file_that_takes_all_memory_costs_itself(tmp_path, files, take, name):
+    """A third of a megabyte of `a(` makes the parser of C ask for some 800 MB."""
+    take(files(tmp_path / "root", {"a/x.c": "int x;\n", "a/y.c": "a(" * 170_000, "a/z.c": "int z;\n"}))
+    (result,) = annotate(tmp_path / "corpus", [AnnotatorSpec.of(name, memory_gb=0.5)])
+    assert (result["failed"], result["failures"][0]["path"]) == (1, "y.c")
+    assert result["failures"][0]["why"].startswith("crashed")
