@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 import yaml
 from tokenize_corpus import ROOTS, code_files, installed_versions, run
 
-from data_prep.annotations import annotation_directory, write_table
+from data_prep.annotations import annotation_shard, write_table
 from data_prep.annotators.decontamination import Decontamination
 from data_prep.annotators.licence import Licence
 from data_prep.annotators.secrets import Secrets
@@ -137,7 +137,7 @@ def write_annotations(corpus: Path) -> None:
                 "documents_sha256": finished_manifest(shard)["sha256"],
                 "annotator": {"name": name, "version": 1, "settings": {}},
             }
-            output = annotation_directory(corpus, name) / shard.name
+            output = annotation_shard(corpus, name, shard)
             write_shard(ShardTask(output, f"{name} of a benchmark", write_table, (table, counters)))
 
 

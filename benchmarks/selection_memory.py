@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from tokenize_corpus import installed_versions
 
-from data_prep.annotations import annotation_directory, write_table
+from data_prep.annotations import annotation_shard, write_table
 from data_prep.documents import SCHEMA, documents_directory
 from data_prep.select import SelectionConfig, select
 from data_prep.shards import ShardTask, finished_manifest, write_shard
@@ -74,7 +74,7 @@ def make_corpus(corpus: Path, documents: int, shard_documents: int) -> None:
         for name in dict.fromkeys(column.partition(".")[0] for column in columns if "." in column):
             found = {key.partition(".")[2]: column for key, column in columns.items() if key.startswith(f"{name}.")}
             counters = {"documents_sha256": finished_manifest(shard)["sha256"]}
-            output = annotation_directory(corpus, name) / shard.name
+            output = annotation_shard(corpus, name, shard)
             table = pa.table({"id": columns["id"], **found})
             write_shard(ShardTask(output, "benchmark", write_table, (table, counters)))
     (corpus / "import.json").write_text("{}")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scorer import ask, make_corpus
 
 from data_prep.annotate import annotate
-from data_prep.annotations import annotation_directory
+from data_prep.annotations import annotation_shard
 from data_prep.annotators.base import AnnotatorSpec
 from data_prep.documents import list_shards
 from data_prep.held_out import HeldOut
@@ -160,7 +160,7 @@ def beside(corpus: Path, name: str, source: str, truth: dict[str, float], seed: 
 
 def _column(corpus: Path, name: str, column: str) -> Iterator[Any]:
     for shard in list_shards(corpus):
-        yield pq.read_table(annotation_directory(corpus, name) / shard.name, columns=[column])[column]
+        yield pq.read_table(annotation_shard(corpus, name, shard), columns=[column])[column]
 
 
 def _facts(corpus: Path, name: str, source: str) -> list[Path]:
