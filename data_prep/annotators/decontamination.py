@@ -37,6 +37,7 @@ _NUMBER_NAMES = frozenset(b"zero one two three four five six seven eight nine te
 _FILTER_BITS = 24
 _BASE, _STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _LONGEST_WORD = 1 << 12  # further bytes do not change a word's hash
+_LONGEST_CARRIED = 1 << 16  # bytes of a word that one piece of a text takes over from the piece before
 
 
 class Words(NamedTuple):
@@ -217,7 +218,8 @@ def pieces_of_words(text: str, n: int) -> Iterator[Words]:
         yield words
         start = stop
         if start < len(text):
-            before = b"".join(word + b" " for word in words.ngrams(range(words.starts.size)[1 - n :], 1))
+            last = words.ngrams(range(words.starts.size)[1 - n :], 1)
+            before = b"".join(word[:_LONGEST_CARRIED] + b" " for word in last)
 
 
 def plain_bytes(text: str) -> bytes:
