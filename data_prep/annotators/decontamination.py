@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -157,7 +158,7 @@ class Decontamination(Annotator):
 
     def _problems(self, path: Path) -> Iterator[tuple[str, str]]:
         """(name, text of its fields) of every problem of a file."""
-        found, fields = False, {}
+        found, fields, number = False, {}, 0
         opened = gzip.open if path.suffix == ".gz" else open
         try:
             with opened(path, "rt", encoding="utf-8-sig") as stream:
@@ -170,8 +171,10 @@ class Decontamination(Annotator):
                     texts = [text for key in self.fields for text in _strings(record.get(key))]
                     found |= bool(texts)
                     yield name, "\n".join(texts)
-        except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
-            raise DataError(f"{path}: not a JSONL file of records: {error}") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read after line {number}: {error}") from None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(f"{path}: line {number} is no JSON record in UTF-8: {error}") from None
         if not found:
             raise DataError(
                 f"{path}: no record has one of the fields {', '.join(self.fields)}. It has "

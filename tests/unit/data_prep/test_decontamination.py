@@ -161,9 +161,10 @@ def test_hostile_texts(benchmark, text):
     [
         (b"", "no record has one of the fields"),
         (b'{"id": 1}\n', "no record has one of the fields"),
-        (b"[1]\n", "not a JSONL file of records"),
-        (b"{\n", "not a JSONL file of records"),
-        (b"\xff\xfe\n", "not a JSONL file of records"),
+        (b'{"question_x": "x"}\n', r"no record has one of the fields .* It has question_x: .*fields=\[FIELD"),
+        (b"[1]\n", "line 1 is no JSON record"),
+        (b'{"prompt": "x"}\n\n{"prompt": "tru', "line 3 is no JSON record"),
+        (b"\xff\xfe\n", "is no JSON record in UTF-8"),
         (b'{"prompt": "too short"}\n', "no n-gram"),
     ],
 )
@@ -172,6 +173,12 @@ def test_benchmark_files_that_are_none(tmp_path, content, said):
     with pytest.raises(DataError, match=said):
         _ = Decontamination(benchmarks=(str(tmp_path / "b.jsonl"),)).index
     (tmp_path / "b.jsonl").unlink()
+    whole = gzip.compress(b'{"prompt": "x"}\n' * 1000)
+    for damaged in (whole[:-20], whole[:20] + b"\xff\xff" + whole[22:]):
+        (tmp_path / "b.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"b\.jsonl\.gz: (cannot be read|line \d+ is no)"):
+            _ = Decontamination(benchmarks=(str(tmp_path),)).index
+    (tmp_path / "b.jsonl.gz").unlink()
     with pytest.raises(DataError, match="no JSONL file and no folder"):
         Decontamination(benchmarks=(str(tmp_path),)).files()
 
