@@ -42,9 +42,9 @@ def prepare(config: FullConfig, mathematical: int, context: int = CONTEXT) -> di
     archives.mkdir(parents=True)
     write_warc(archives / "pages.warc.gz", [*_mathematics(mathematical), *map(about_nothing, range(90))])
     known = web._prepare(config, web.corpus_of(config))
-    scorer = config.run_dir / "hopeless.py"
+    scorer = config.run_dir / "scorer_without_hope.py"
     scorer.write_text("def score(documents):\n    return [0] * len(documents)\n")
-    spec = quality_spec(web.corpus_of(config), scorer="hopeless:score", module_folder=str(scorer.parent))
+    spec = quality_spec(web.corpus_of(config), scorer="scorer_without_hope:score", module_folder=str(scorer.parent))
     annotate(web.corpus_of(config), [spec])
     nothing = {"classifier": None}
     about = {**known, "recall": nothing, "categories": nothing, "quality": {"digest": "0"}}
