@@ -4,6 +4,8 @@ VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The CPU build of this version, or the CUDA build where the machine's package index serves one.
 TORCH  ?= torch==2.13.0
+# Processes that share the files of tests: one per core is right.
+WORKERS ?= 2
 export CORPUS ?=
 export FULL ?=
 export RUN_DIR ?=
@@ -32,7 +34,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/megatron-seed quickstart $${FULL:+--full} $${CORPUS:+--corpus "$$CORPUS"} $${RUN_DIR:+--run-dir "$$RUN_DIR"}
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not gpu'
 
 # Debian packages that tests run for real: a Slurm cluster on this one machine, and a judge of the scripts written for it.
 # Where they cannot be installed, their tests say so and are skipped; those on Slurm fail with CI=true.

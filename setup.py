@@ -99,6 +99,7 @@ setup(
             "moto[s3]>=5.1",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ray>=2.9",
             "ruff",
             "submitit>=1.5",
