@@ -179,9 +179,7 @@ class Saver:
 
     def _moving(self, save: _Save) -> _Job:
         """Rank 0's part, once all have written."""
-        mine, world_size = save.job.result, self.groups.launch.world_size
-        shares: list[Written] | None = [mine] * world_size if self.groups.is_main else None
-        dist.gather_object(mine, shares, dst=0, group=self.groups.control)
+        shares: list[Written] | None = self.groups.gather_at_main(save.job.result)
         if shares is None:
             return _nothing()
         folder, target, recipe = self._folder, self._target(save.progress), self.recipe
