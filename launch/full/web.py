@@ -24,6 +24,7 @@ _RULES = (
     {"name": "notice", "drop": "len(page.notices) > 0 AND page.words < 100"},
     {"name": "other_language", "drop": "page.natural_language <> 'en'"},
     {"name": "contaminated", "drop": "decontamination.ngrams > 0"},
+    {"name": "not_searched_for_benchmarks", "drop": "decontamination.failed IS NOT NULL"},
 )
 _HELD_OUT = {"fraction": 0.15, "minimum_repositories": 3}
 """Sites, by a hash of their names; the same for each selection: none trains on a site that another holds out. Ours."""
