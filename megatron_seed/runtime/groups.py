@@ -77,12 +77,16 @@ class Groups:
 
     def gather_at_main(self, thing: Any) -> list[Any] | None:
         """What every process gives, by rank, on the main process; None on the others. Picklable, of any size."""
-        if self.launch.world_size == 1:
-            # A large one would make gloo's thread a team of OpenMP's for good, and with more of them than processors
-            # those of training sleep at each barrier: on two cores every later step took a tenth longer.
-            return [thing]
-        things: list[Any] | None = [None] * self.launch.world_size if self.is_main else None
-        dist.gather_object(thing, things, dst=0, group=self.control)
+        # One by one: a collective would copy what is large in gloo's own thread, with a team of OpenMP's that stays.
+        # With more of them than processors, those of training sleep at each barrier: a tenth of every later step.
+        if not self.is_main:
+            dist.send_object_list([thing], dst=0, group=self.control)
+            return None
+        things = [thing]
+        for rank in range(1, self.launch.world_size):
+            box = [None]
+            dist.recv_object_list(box, src=rank, group=self.control)
+            things += box
         return things
 
     def from_main(self, thing: Any) -> Any:
