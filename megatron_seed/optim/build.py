@@ -76,7 +76,8 @@ def update_parameters(optimizer: MegatronOptimizer, grad_norm: float, tokens: fl
         longest = part.config.clip_grad
         clip = min(1.0, longest / (grad_norm + 1e-6)) if longest > 0.0 else 1.0  # as megatron-core has it
         gradients = [parameter.grad for parameter in part.get_parameters() if parameter.grad is not None]
-        torch._foreach_mul_(gradients, clip / max(1.0, tokens))
+        if gradients:  # a rank may hold no part of a small model
+            torch._foreach_mul_(gradients, clip / max(1.0, tokens))
     return bool(optimizer.step_with_ready_grads())
 
 
