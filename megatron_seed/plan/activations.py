@@ -92,6 +92,11 @@ class Work:
         )
 
     @property
+    def layer_elements(self) -> float:
+        """Of this rank's matrices of one layer."""
+        return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.ffn)
+
+    @property
     def linear(self) -> int:
         """Bytes of an element of what a matrix product keeps of its input."""
         return 1 if self.fp8 else self.element
@@ -190,7 +195,7 @@ def head_working(work: Work) -> float:
     narrow = element < FP32
     gradient = element * work.hidden * work.tokens
     # A CPU adds bf16 gradients to fp32 ones by way of an fp32 copy.
-    copied = FP32 * table if narrow and work.kernels.device == "cpu" else 0.0
+    copied = FP32 * table if narrow else 0.0
     if work.loss_chunk_tokens:
         scores = FP32 * work.rows * min(work.loss_chunk_tokens, work.tokens)
         logits = scores / FP32 * element if narrow else 0.0
@@ -224,7 +229,7 @@ def _stand_ins(work: Work) -> float:
     went to their buffer inside the matrix product. The head's counts as its own."""
     if not work.fused_weight_gradient or not work.kernels.transformer_engine:
         return 0.0
-    return work.element * work.hidden * (2 * work.queries + 2 * work.keys + 3 * work.ffn)
+    return work.element * work.layer_elements
 
 
 def layer_working(work: Work) -> float:

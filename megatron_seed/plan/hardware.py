@@ -77,7 +77,7 @@ class Assumptions:
 
     matrix_efficiency: float = 0.70
     """Share of the peak that large matrix products reach. On H200 at the 8B's width (docs/performance.md): 0.74
-    in bf16, 0.68 in FP8; over many steps on end its clock falls by some 5 %."""
+    in bf16, 0.68 in FP8."""
     attention_efficiency: float = 0.45
     """The same for attention, forward and backward. Measured there, cuDNN's, 8,192 tokens: 0.62 and 0.41."""
     bandwidth_efficiency: float = 0.70

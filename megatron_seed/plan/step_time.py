@@ -87,7 +87,7 @@ def _micro_batch(
     matrix_rate = gpu.flops(recipe.precision, recipe.fp8 != "off") * assumptions.matrix_efficiency
     head_rate = gpu.flops(recipe.precision, fp8=False) * assumptions.matrix_efficiency
     attention_rate = gpu.flops(recipe.precision, fp8=False) * assumptions.attention_efficiency
-    forward = 2 * _layer_matrix_elements(work) * work.tokens / matrix_rate * layers
+    forward = 2 * work.layer_elements * work.tokens / matrix_rate * layers
     # The causal half of a whole sequence, whatever the documents in it: scores and values, a multiply and an add each.
     length = phase.sequence_length
     attention = 2 * work.queries * length * work.tokens / attention_rate * layers
@@ -108,11 +108,6 @@ def _micro_batch(
         tensor_parallel=sends,
         context_parallel=_context_parallel(layout, work, gpu, assumptions, attention, layers),
     )
-
-
-def _layer_matrix_elements(work: Work) -> float:
-    """Elements of this rank's matrices of one layer."""
-    return work.hidden * (2 * work.queries + 2 * work.keys + 3 * work.ffn)
 
 
 def _casts(work: Work) -> float:
