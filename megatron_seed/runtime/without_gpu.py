@@ -23,7 +23,11 @@ def watch_for_megatron_core() -> None:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in ("megatron.core", "megatron.core.jit") or _has_gpu():
+        if name not in ("megatron.core", "megatron.core.jit"):
+            return None
+        from megatron_seed.runtime import device  # not before: torch takes a second
+
+        if device.has_gpu():
             return None
         if name == "megatron.core":
             for extension in _NEED_A_GPU:
@@ -33,12 +37,6 @@ class _Finder(importlib.abc.MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = _without_compiling(spec.loader.exec_module)
         return spec
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _without_compiling(execute: Any) -> Any:

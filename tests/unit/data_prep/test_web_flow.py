@@ -234,42 +234,40 @@ def flow(tmp_path_factory):
     run("annotate", corpus, "page", "secrets", "blocklist", "--set", f"blocklist.lists=[{folder / 'blocked.txt'}]")
 
     run("select", corpus, "--selection", "candidates", "--config", CANDIDATES)
-    few = ("--set", "minimum_train=20", "--set", "minimum_evaluated=2")
     label = lambda text, _: Says(f"Label: [[{'other' if is_legal(text) or is_mathematical(text) else 'code'}]]")  # noqa: E731
     ask(corpus, "recall", "web_recall", label, "--selection", "candidates", "--files", 450)
-    positive = ("--set", "label=oracle_recall.label", "--set", "positive=code")
-    run("classify", "train", corpus, folder / "code", *positive, *few)
-    run("classify", "apply", corpus, folder / "code", "--annotation", "code_page")
+    classify(corpus, folder / "code", "code_page", "label=oracle_recall.label", "positive=code")
 
     run("select", corpus, "--selection", "recalled", "--config", RECALLED)
     sample = ("--selection", "recalled", "--files", 250)
     ask(corpus, "site", "site_category", lambda text, _: Says(f"Label: [[{category(text)}]]"), *sample)
-    labels = ("--set", "label=oracle_site.label", "--set", "model.epochs=40")
-    run("classify", "train", corpus, folder / "site", *labels, *few)
-    run("classify", "apply", corpus, folder / "site", "--annotation", "site")
+    classify(corpus, folder / "site", "site", "label=oracle_site.label", "model.epochs=40")
     rating = lambda text, _: Says(f"Rating: [[{0 if is_mathematical(text) else quality(text)}]]")  # noqa: E731
     ask(corpus, "quality", "web", rating, *sample)
     run("score", "train", corpus, "quality", folder / "scorer", "--held-out", 0.2)
     run("score", "apply", corpus, folder / "scorer")
     run("select", corpus, "--config", CONFIG)
-    recall_mathematics(folder, corpus, few)
+    recall_mathematics(folder, corpus)
     return folder, junk, (first, *copies)
 
 
-def recall_mathematics(folder, corpus, few):
+def classify(corpus, model, annotation, *settings):
+    """Trains a classifier on few labels and asks it about every page."""
+    few = ("minimum_train=20", "minimum_evaluated=2")
+    run("classify", "train", corpus, model, *(word for one in (*settings, *few) for word in ("--set", one)))
+    run("classify", "apply", corpus, model, "--annotation", annotation)
+
+
+def recall_mathematics(folder, corpus):
     """The steps of docs/web.md for mathematical pages."""
     label = lambda text, _: Says(f"Label: [[{'math' if is_mathematical(text) else 'other'}]]")  # noqa: E731
     ask(corpus, "math", "math_recall", label, "--selection", "candidates", "--files", 450)
-    positive = ("--set", "label=oracle_math.label", "--set", "positive=math", "--set", "model.epochs=40")
-    run("classify", "train", corpus, folder / "math", *positive, *few)
-    run("classify", "apply", corpus, folder / "math", "--annotation", "math_page")
+    classify(corpus, folder / "math", "math_page", "label=oracle_math.label", "positive=math", "model.epochs=40")
 
     run("select", corpus, "--selection", "math_recalled", "--config", MATH_RECALLED)
     sample = ("--selection", "math_recalled", "--files", 150)
     ask(corpus, "math_site", "site_category", lambda text, _: Says(f"Label: [[{category(text)}]]"), *sample)
-    labels = ("--set", "label=oracle_math_site.label", "--set", "model.epochs=40")
-    run("classify", "train", corpus, folder / "math_site", *labels, *few)
-    run("classify", "apply", corpus, folder / "math_site", "--annotation", "math_site")
+    classify(corpus, folder / "math_site", "math_site", "label=oracle_math_site.label", "model.epochs=40")
     ask(corpus, "math_quality", "math", lambda text, _: Says(f"Rating: [[{quality(text)}]]"), *sample)
     run("score", "train", corpus, "math_quality", folder / "math_scorer", "--held-out", 0.2)
     run("score", "apply", corpus, folder / "math_scorer", "--annotation", "math_quality")

@@ -26,8 +26,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 
 def test_nothing_is_compiled(start: Callable, tmp_path: Path) -> None:
     script = tmp_path / "imports.py"
-    script.write_text("import sys, megatron_seed.train.run\nassert 'torch._inductor.compile_fx' not in sys.modules")
-    start(script)
+    script.write_text("import sys, megatron_seed.train.run\nprint(*(name for name in sys.modules if 'torch' in name))")
+    imported = start(script).stdout.split()
+    assert "torch.nn" in imported and "torch._inductor.compile_fx" not in imported
 
 
 @pytest.mark.parametrize("extension", ["transformer_engine.pytorch.optimizers", "apex.optimizers"])
