@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_seed.checkpoint.manifest import DigestingFile
+from megatron_seed.checkpoint.digesting import DigestingFile
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import ModelConfig
 from megatron_seed.hf.architectures import architecture_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -10,66 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from megatron_seed.checkpoint.digesting import DigestingFile, Entry
+
 NAME = "manifest.json"
-Entry = dict[str, int | str]
 _BLOCK = 1 << 22
 _THREADS = 8
-
-
-class DigestingFile:
-    """A file written from its beginning to its end, digested on the way: it need not be read again.
-
-    As a context it ends with everything forced to disk. Errors name the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size_bytes = 0
-        self.error: OSError | None = None
-        """The first one; torch.save hides it behind one of its own."""
-        self._digest = hashlib.sha256()
-        self._file = path.open("xb", buffering=1 << 20)
-
-    def write(self, data: bytes | memoryview) -> int:
-        with self._noting_errors():
-            self._digest.update(data)
-            self._file.write(data)
-        size = memoryview(data).nbytes
-        self.size_bytes += size
-        return size
-
-    def flush(self) -> None:
-        """Everything is flushed at the end."""
-
-    def tell(self) -> int:
-        return self.size_bytes
-
-    @property
-    def entry(self) -> Entry:
-        return {"size_bytes": self.size_bytes, "sha256": self._digest.hexdigest()}
-
-    def __enter__(self) -> DigestingFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.suppress(OSError), self._noting_errors():
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        # What could not be written is still in the buffer, and closing would try once more.
-        with contextlib.suppress(OSError), self._noting_errors():
-            self._file.close()
-        if self.error is not None:
-            raise self.error
-
-    @contextlib.contextmanager
-    def _noting_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            named = error if error.filename else OSError(error.errno, error.strerror, str(self.path))
-            self.error = self.error or named
-            raise
 
 
 def write_bytes(path: Path, data: bytes) -> Entry:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from megatron_seed.checkpoint import manifest
-from megatron_seed.checkpoint.manifest import DigestingFile, Entry
+from megatron_seed.checkpoint.digesting import DigestingFile, Entry
 from megatron_seed.checkpoint.pieces import Piece
 from megatron_seed.checkpoint.state import Progress
 from megatron_seed.checkpoint.table import Record

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import torch
 
-from megatron_seed.checkpoint.manifest import DigestingFile, Entry
+from megatron_seed.checkpoint.digesting import DigestingFile, Entry
 from megatron_seed.errors import SeedError
 from megatron_seed.hf.mapping import Shape
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from megatron_seed.checkpoint.manifest import DigestingFile, Entry
+from megatron_seed.checkpoint.digesting import DigestingFile, Entry
 from megatron_seed.checkpoint.table import Record, write_table
 from megatron_seed.hf.mapping import Shape
 
