@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_directory, remove_orphans, write_table
+from data_prep.annotations import annotation_directory, refuse_others, remove_orphans, write_table
 from data_prep.annotators.base import Annotator, AnnotatorSpec, annotator, fingerprint_of, version_of
 from data_prep.annotators.isolation import IsolatedAnnotator, IsolationLimits, Rows
 from data_prep.documents import list_shards
@@ -79,11 +79,13 @@ def _annotate(
     engine: Engine | None,
     retry_failed: bool,
 ) -> dict[str, Any]:
+    settings = known.model_dump(mode="json")
+    refuse_others(corpus, spec.name, settings.get("made_by"))
     shards = list_shards(corpus)
     directory = annotation_directory(corpus, spec.name)
     remove_orphans(directory, shards)
     answers = fingerprint(FORMAT, fingerprint_of(spec, known), limits.timeout_s)
-    about = {"name": spec.name, "version": version_of(known), "settings": known.model_dump(mode="json")}
+    about = {"name": spec.name, "version": version_of(known), "settings": settings}
     tasks = []
     for shard in shards:
         digest = finished_manifest(shard)["sha256"]

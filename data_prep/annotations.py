@@ -57,13 +57,19 @@ def remove_orphans(directory: Path, shards: Iterable[Path]) -> None:
             remove_shard(path)
 
 
-def refuse_others(corpus: Path, name: str, made_by: str) -> None:
-    """Raises `DataError` where an annotation of this name is none whose settings say `made_by`: it would be lost."""
+def refuse_others(corpus: Path, name: str, made_by: str | None) -> None:
+    """Raises `DataError` where an annotation of this name is none whose settings say `made_by`: it would be lost.
+
+    Those of annotators that users write, and of the built-in ones, do not say (None).
+    """
     for shard in list_shards(corpus)[:1]:
         manifest = read_manifest(annotation_shard(corpus, name, shard))
         settings = ((manifest or {}).get("annotator") or {}).get("settings") or {}
         if manifest is not None and settings.get("made_by") != made_by:
-            raise DataError(f"{corpus}: annotation {name} was made by another step; give --annotation another name")
+            raise DataError(
+                f"{corpus}: annotation {name} was made by another step; call this one otherwise (--annotation, or the "
+                "name of your class or function)"
+            )
 
 
 def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list[tuple[Path, dict[str, Any]]]:

@@ -36,6 +36,7 @@ from data_prep.subset.track import Manifests, Shards, Track
 __all__ = ["find_subset", "subset_directory"]
 
 FORMAT = "data_prep.subset/1"
+MADE_BY = "subset"
 
 
 def subset_directory(corpus: Path, name: str) -> Path:
@@ -173,7 +174,8 @@ class _Run:
     def annotate(self) -> dict[str, Any]:
         """Writes the annotation; returns the report."""
         spreads = tuple(_spread(track) for track in self.tracks)
-        about = {"name": self.name, "version": 1, "settings": self.config.model_dump(mode="json")}
+        settings = {"made_by": MADE_BY, **self.config.model_dump(mode="json")}
+        about = {"name": self.name, "version": 1, "settings": settings}
         answers = [[track.answers(index) for track in self.tracks] for index in range(len(self.shards.paths))]
         whole = fingerprint(ANNOTATION_FORMAT, about, [vars(spread) for spread in spreads], answers)
         common = (tuple(track.plan for track in self.tracks), spreads)

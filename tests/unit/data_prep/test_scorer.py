@@ -123,7 +123,7 @@ def test_scores_take_the_place_of_no_other_annotation(corpus: Path, tmp_path: Pa
     rate(corpus)
     train_scorer(corpus, "oracle", tmp_path / "a", settings=SMALL, held_out=0.3)
     annotate(corpus, [AnnotatorSpec("signs")])
-    with pytest.raises(DataError, match="annotation signs was made by another step; give --annotation another name"):
+    with pytest.raises(DataError, match="annotation signs was made by another step; call this one otherwise"):
         run("score", "apply", corpus, tmp_path / "a", "--annotation", "signs", "--workers", "1")
     for name in ("page", "near_dedup", "My scores"):
         with pytest.raises(DataError, match=f"an annotation cannot be called '{name}'"):

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from data_prep.annotate import AnnotatorSpec
+from data_prep.annotate import annotate as run_annotators
 from data_prep.annotations import StepAnnotation, write_table
 from data_prep.cli import app
 from data_prep.documents import list_shards
@@ -350,6 +352,20 @@ def test_names_that_are_taken(corpus, name):
     with pytest.raises(DataError, match=f"subset.*'{name}'") as error:
         find_subset(corpus, config(), str(name))
     assert "\n" not in str(error.value) and not (corpus / "subsets").exists()
+
+
+def test_an_annotator_of_the_same_name_does_not_write_over_a_subset(found, tmp_path, snapshot):
+    corpus, _ = found
+    (tmp_path / "annotators_named_like_a_subset.py").write_text(
+        "from data_prep.annotate import annotator\n\n"
+        "@annotator(columns={'recalled': 'bool'})\n"
+        "def high_quality(documents):\n"
+        "    return {'recalled': [True for _ in documents]}\n"
+    )
+    before = snapshot(corpus)
+    with pytest.raises(DataError, match="high_quality was made by another step; call this one otherwise"):
+        run_annotators(corpus, [AnnotatorSpec.of("annotators_named_like_a_subset:high_quality", tmp_path)])
+    assert snapshot(corpus) == before
 
 
 def test_annotations_that_are_out_of_date_are_refused(corpus):
