@@ -40,7 +40,10 @@ CorpusOnDisk = Annotated[Path, typer.Argument(help="Folder of the corpus.", pars
 Selection = Annotated[str, typer.Option("--selection", help="Name of the selection.")]
 Engine = Annotated[str, typer.Option(help="Where it runs: local, slurm or ray.")]
 EngineOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, such as partition=cpu.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the settings, in YAML; SECTION.KEY in one.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE of the settings, in YAML; SECTION.KEY in one, LIST.0.KEY or LIST.NAME.KEY."),
+]
 
 
 def pair(entry: str, option: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from data_prep.build_part import LOSSES, Plan, Variant, encode_shard
 from data_prep.documents import list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
+from data_prep.megatron_format import MANIFEST
 from data_prep.select import SPLITS, read_selection
 from data_prep.selection.places import selection_directory
 from data_prep.shards import ShardTask, fingerprint, finished_manifest, lock_directory, run_shards, write_json
@@ -28,8 +29,6 @@ from data_prep.structure import ANNOTATION, structures_of
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
 from tokenizer.special import COMMIT_ROLES, FIM_ROLES
-
-FORMAT = "megatron_seed.build/1"
 
 
 def build(
@@ -138,7 +137,7 @@ def _base(encoder: Encoder, split: str, seed: int, variant: Variant, structured:
     except TokenizerError as error:
         raise TokenizerError(f"{encoder.path}: {error}") from None
     more = [] if loss == "all" else [loss]
-    return fingerprint(FORMAT, encoder.digest, split, seed, asdict(variant), special, *more)
+    return fingerprint(MANIFEST, encoder.digest, split, seed, asdict(variant), special, *more)
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _join(
     joined = join_parts(prefix, encoder.dtype, parts, inputs, plan.loss == "target")
     files = joined.pop("files")
     manifest = {
-        "format": FORMAT,
+        "format": MANIFEST,
         "name": prefix.name,
         "split": plan.split,
         "dtype": encoder.dtype.name,

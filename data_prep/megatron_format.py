@@ -14,6 +14,8 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPE_CODES = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
 CHUNK = 1 << 20
+MANIFEST = "megatron_seed.build/1"
+"""Format of the manifest beside a build, `PREFIX.manifest.json`, as its `format` says."""
 
 
 def write_index(

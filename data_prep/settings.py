@@ -61,13 +61,35 @@ def read_mapping(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `changes`: mappings are merged, anything else is put in the place of what was there."""
-    result = dict(values)
+    """`values` with `changes`: mappings are merged, and items of lists where changes name them by number or by `name`;
+    anything else is put in the place of what was there.
+
+    Raises `DataError` for an item that is not there.
+    """
+    return _merged(values, changes, ())
+
+
+def _merged(values: Any, changes: Any, place: tuple[str, ...]) -> Any:
+    if not isinstance(changes, Mapping) or not isinstance(values, Mapping | list | None):
+        return changes
+    result = list(values) if isinstance(values, list) else dict(values or {})
     for key, change in changes.items():
-        there = result.get(key)
-        both = isinstance(change, Mapping) and isinstance(there, Mapping | None)
-        result[key] = merged(there or {}, change) if both else change
+        if isinstance(result, list):
+            index = _position(result, key, place)
+            result[index] = _merged(result[index], change, (*place, key))
+        else:
+            result[key] = _merged(result.get(key), change, (*place, key))
     return result
+
+
+def _position(items: list[Any], key: str, place: tuple[str, ...]) -> int:
+    names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    known = ", ".join(str(number if name is None else name) for number, name in enumerate(names)) or "none"
+    raise DataError(f"{'.'.join((*place, key))}: no such item; there are {known}")
 
 
 def first_error(error: ValidationError) -> ErrorDetails:

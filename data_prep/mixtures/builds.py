@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
+from data_prep.megatron_format import MANIFEST
 from data_prep.storage import as_path, read_bytes
 
-FORMAT = "megatron_seed.build/1"
 _SUFFIX = ".manifest.json"
 
 
@@ -101,8 +101,8 @@ def read_build(prefix: str) -> Build:
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not the manifest of a build: {' '.join(str(error).split())}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path}: not the manifest of a build: its format is not {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST:
+        raise DataError(f"{path}: not the manifest of a build: its format is not {MANIFEST}")
     try:
         build = _build_of(prefix, manifest)
         sizes = {name: file["size_bytes"] for name, file in manifest["files"].items()}

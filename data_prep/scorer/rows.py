@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import DataError
-from data_prep.megatron_format import write_index
+from data_prep.megatron_format import MANIFEST, write_index
 from data_prep.shards import write_atomic, write_json
 from megatron_seed.data.manifest import manifest_path
 from megatron_seed.data.scored import targets_path, write_targets
 from tokenizer.encode import Encoder
 
-FORMAT = "megatron_seed.build/1"
 CHARACTERS_PER_TOKEN = 16
 """Text beyond so many characters for each token is not looked at: most tokens are far shorter."""
 
@@ -92,7 +91,7 @@ def write_rows(
 def _manifest(prefix: Path, tokens: np.ndarray, encoder: Encoder, files: Mapping[str, Any]) -> dict[str, Any]:
     tokenizer = {"digest": encoder.digest, "vocab_size": encoder.vocab_size, "eos_id": encoder.special.eos}
     return {
-        "format": FORMAT,
+        "format": MANIFEST,
         "name": prefix.name,
         "dtype": encoder.dtype.name,
         "documents": len(tokens),
