@@ -76,7 +76,8 @@ class Numbers:
         span = _span(target.shape, self.strides)
         # A box without gaps, in the usual order, goes where it belongs; others are taken out of what they span.
         direct = span == target.numel() and target.is_contiguous() and self._is_ordered(target.shape)
-        buffer = target.view(-1) if direct else torch.empty(span, dtype=self.dtype)
+        # Not view(-1): the strides of a box of one element may be any.
+        buffer = target.as_strided((span,), (1,)) if direct else torch.empty(span, dtype=self.dtype)
         _read_into(file, memoryview(buffer.view(torch.uint8).numpy()), self.start + first * self.dtype.itemsize)
         if not direct:
             target.copy_(buffer.as_strided(target.shape, self.strides))

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from megatron_seed.checkpoint.stored import find_numbers
@@ -54,6 +54,8 @@ def boxes(draw: st.DrawFn) -> tuple[torch.Tensor, list[int], list[int]]:
     return tensor, offsets, sizes
 
 
+# One element of which the strides say nothing.
+@example(case=(torch.tensor([[254.0, 1.0]]).movedim(-1, 0).narrow(0, 0, 1), [0, 0], [1, 1]), start=0, strided=False)
 @given(boxes(), st.integers(0, 200), st.booleans())
 def test_any_box_of_any_tensor(file: BinaryIO, case: tuple, start: int, strided: bool) -> None:
     tensor, offsets, sizes = case
