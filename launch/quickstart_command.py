@@ -12,7 +12,7 @@ _FULL = "Only with --full"
 
 
 def quickstart(
-    full: Annotated[bool, typer.Option("--full", help="All of the report's pretraining, at most 45 minutes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All of the report's pretraining.")] = False,
     corpus: Annotated[
         Path | None, typer.Option(help="Folder of repositories; default: this Python's library and packages.")
     ] = None,

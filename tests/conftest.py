@@ -78,7 +78,7 @@ def start() -> Callable[..., subprocess.CompletedProcess]:
     """Runs `-m MODULE ARGUMENTS` (or a script) in one process or under torchrun, with a hard time-out."""
 
     def run(
-        *arguments: str | Path, processes: int = 1, timeout_s: float = 240.0, check: bool = True
+        *arguments: str | Path, processes: int = 1, timeout_s: float = 180.0, check: bool = True
     ) -> subprocess.CompletedProcess:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]

@@ -35,7 +35,7 @@ class DigestingFile:
         self._digest = hashlib.sha256()
         self._block = mmap.mmap(-1, _BLOCK)  # whole pages, as direct writes want them
         self._filled = 0
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._set_direct(True)
 
     def write(self, data: bytes | memoryview) -> int:

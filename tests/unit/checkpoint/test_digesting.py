@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -38,6 +40,28 @@ def test_a_file_holds_what_was_written_however_it_was_cut(sizes: list[int]) -> N
         assert holds(written(Path(folder, "file"), pieces), b"".join(pieces))
 
 
+def takes_direct_writes(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o666))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def test_whole_blocks_are_written_directly_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, direct = os.write, []
+
+    def watched(handle: int, data: memoryview) -> int:
+        direct.append(bool(fcntl.fcntl(handle, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0)))
+        return write(handle, data)
+
+    monkeypatch.setattr(digesting.os, "write", watched)
+    assert holds(written(tmp_path / "file", [NOISE]), NOISE)  # two blocks and the end, which is no whole page
+    assert direct == [takes_direct_writes(tmp_path)] * 2 + [False]
+
+
 def test_writes_that_end_early_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(digesting.os, "write", lambda handle, data: write(handle, data[:1_000_001]))
@@ -52,7 +76,7 @@ def test_where_direct_writes_are_refused_they_go_through_the_cache(
     def refuse(handle: int, data: memoryview) -> int:
         if not refused:
             refused.append(handle)
-            raise OSError(22, "Invalid argument")
+            raise OSError(errno.EINVAL, "Invalid argument")
         return write(handle, data)
 
     monkeypatch.setattr(digesting.os, "write", refuse)
@@ -70,7 +94,7 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 
 def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int, data: memoryview) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(digesting.os, "write", full)
     with pytest.raises(OSError, match=r"No space left on device: .*file"):

@@ -32,68 +32,76 @@ def drop(number: int, size_bytes: int, *examples: str) -> dict:
     return {"count": number, "size_bytes": size_bytes, "examples": list(examples), "meaning": f"dropped {number} times"}
 
 
-def full_results() -> dict:
+def data_results() -> dict:
     languages = {"Python": {"in": amount(1400, 9_000_000), "train": amount(1200, 8_000_000), "held_out": amount(90, 5)}}
     languages |= {
         f"Language {index}": {"in": amount(5, 50 - index), "train": amount(5, 50 - index), "held_out": amount(0, 0)}
         for index in range(20)
     }
     return {
+        "import": {
+            "documents": 1500,
+            "text_bytes": 9_200_000,
+            "languages": {"Python": {"documents": 1500, "text_bytes": 9_200_000}},
+            "drops": {
+                "empty": drop(7, 0, "email/mime/__init__.py"),
+                "total_size": drop(40_000, 70_000_000, "zz/last.py"),
+                "unknown_language": drop(321, 12_345_678, "LICENSE", "Setup.local"),
+            },
+        },
+        "selection": {
+            "name": "main",
+            "documents_in": amount(1500, 9_200_000),
+            "dropped": [
+                {"rule": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL", **amount(47, 16_850)},
+                {"rule": "short", "drop": "documents.size_bytes < 40", **amount(11, 275)},
+            ],
+            "left": {
+                "train": {"repositories": 71, **amount(1352, 8_700_000)},
+                "held_out": {"repositories": 1, **amount(90, 466_984)},
+            },
+            "languages": languages,
+        },
+        "repositories": [
+            {"source": "lib", "repository": "numpy", "split": "train", **amount(893, 10_540_000)},
+            {"source": "lib", "repository": "email", "split": "held_out", **amount(90, 466_984)},
+        ],
+    }
+
+
+def training_results() -> dict:
+    return {
+        "processes": 2,
+        "layout": {"tensor_parallel": 2, "pipeline_parallel": 1, "sequence_parallel": True},
+        "device": "CPU",
+        "steps": 400,
+        "tokens": 3_276_800,
+        "seconds": 471.3,
+        "tokens_per_second": 6973.2,
+        "unigram_entropy": 6.587,
+        "held_out": [
+            {"step": 0, "tokens": 0, "loss": 9.04, "bits_per_byte": 4.063},
+            {"step": 400, "tokens": 3_276_800, "loss": 3.41, "bits_per_byte": 1.533},
+        ],
+        "curve": [
+            {"step": step, "tokens": step * 8192, "loss": 9.0 - step / 80, "learning_rate": 1e-3 * step / 400}
+            for step in range(1, 401, 20)
+        ],
+    }
+
+
+def full_results() -> dict:
+    return {
         "name": "quickstart",
         "finished": "2026-11-23 12:00",
         "machine": "2 cores, x86_64, CPU over gloo",
         "versions": {"torch": "2.13.0", "duckdb": "2.0.0"},
         "corpus": {"sources": ["/usr/lib/python3.11"], "cap_bytes": 48_000_000},
-        "data": {
-            "import": {
-                "documents": 1500,
-                "text_bytes": 9_200_000,
-                "languages": {"Python": {"documents": 1500, "text_bytes": 9_200_000}},
-                "drops": {
-                    "empty": drop(7, 0, "email/mime/__init__.py"),
-                    "total_size": drop(40_000, 70_000_000, "zz/last.py"),
-                    "unknown_language": drop(321, 12_345_678, "LICENSE", "Setup.local"),
-                },
-            },
-            "selection": {
-                "name": "main",
-                "documents_in": amount(1500, 9_200_000),
-                "dropped": [
-                    {"rule": "exact_duplicate", "drop": "exact_dedup.duplicate_of IS NOT NULL", **amount(47, 16_850)},
-                    {"rule": "short", "drop": "documents.size_bytes < 40", **amount(11, 275)},
-                ],
-                "left": {
-                    "train": {"repositories": 71, **amount(1352, 8_700_000)},
-                    "held_out": {"repositories": 1, **amount(90, 466_984)},
-                },
-                "languages": languages,
-            },
-            "repositories": [
-                {"source": "lib", "repository": "numpy", "split": "train", **amount(893, 10_540_000)},
-                {"source": "lib", "repository": "email", "split": "held_out", **amount(90, 466_984)},
-            ],
-        },
+        "data": data_results(),
         "tokenizer": {"kind": "sentencepiece", "vocab_size": 8192, "bytes_per_token": 3.1},
         "builds": [{"split": "train", "fim_rate": 0.5, "epoch": 0, "tokens": 18_154_331, **amount(1352, 8_700_000)}],
         "model": {"parameters": 5_243_136, "num_layers": 4, "hidden_size": 256, "vocab_size": 8192},
-        "training": {
-            "processes": 2,
-            "layout": {"tensor_parallel": 2, "pipeline_parallel": 1, "sequence_parallel": True},
-            "device": "CPU",
-            "steps": 400,
-            "tokens": 3_276_800,
-            "seconds": 471.3,
-            "tokens_per_second": 6973.2,
-            "unigram_entropy": 6.587,
-            "held_out": [
-                {"step": 0, "tokens": 0, "loss": 9.04, "bits_per_byte": 4.063},
-                {"step": 400, "tokens": 3_276_800, "loss": 3.41, "bits_per_byte": 1.533},
-            ],
-            "curve": [
-                {"step": step, "tokens": step * 8192, "loss": 9.0 - step / 80, "learning_rate": 1e-3 * step / 400}
-                for step in range(1, 401, 20)
-            ],
-        },
+        "training": training_results(),
         "export": {"path": "runs/hf", "checks": [{"name": "tensors equal", "value": "57 tensors", "passed": True}]},
         "samples": [
             {"kind": "completion", "prefix": "def add(a, b):\n", "output": "    return a + b\n"},
