@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None)  # the machine's speed is not a property
 settings.load_profile("default")
+
+# Tests run beside each other, one per core: threads of one would wait, spinning, for those of another.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY_VOCABULARY = 120
 
@@ -73,21 +77,39 @@ def tiny_recipe(tiny_builds: dict[str, str], tmp_path: Path) -> Callable[..., Pa
     return write
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An executable that does what Python does, and has imported the training stack already."""
+    path = tmp_path_factory.mktemp("warm") / "python"
+    name = f"megatron-seed-tests-{os.getpid()}"
+    warm_python.write_client(path, name)
+    command = [sys.executable, "-W", "ignore", warm_python.__file__, name]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield str(path)
+        server.stdin.close()
+
+
 @pytest.fixture
-def start() -> Callable[..., subprocess.CompletedProcess]:
-    """Runs `-m MODULE ARGUMENTS` (or a script) in one process or under torchrun, with a hard time-out."""
+def start(request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `-m MODULE ARGUMENTS` (or a script) in one process or under torchrun, with a hard time-out.
+
+    `fresh`: by a Python that has imported nothing.
+    """
 
     def run(
-        *arguments: str | Path, processes: int = 1, timeout_s: float = 180.0, check: bool = True
+        *arguments: str | Path, processes: int = 1, timeout_s: float = 180.0, check: bool = True, fresh: bool = False
     ) -> subprocess.CompletedProcess:
+        python = sys.executable if fresh else request.getfixturevalue("python")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
+        command = [python, *(launcher if processes > 1 else []), *map(str, arguments)]
         # Also without the service that a wandb run within the tests' own process left behind.
         foreign = ("SLURM_", "RANK", "WORLD_SIZE", "WANDB_SERVICE")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         result = subprocess.run(
             command,
-            env={**clean, "OMP_NUM_THREADS": "1"},
+            env={**clean, "PYTHON_EXEC": python},
             capture_output=True,
             text=True,
             timeout=timeout_s,

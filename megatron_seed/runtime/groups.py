@@ -18,6 +18,7 @@ from megatron_seed.config.schema import LayoutConfig
 from megatron_seed.config.validate import data_parallel_size
 from megatron_seed.errors import SeedError
 from megatron_seed.runtime import cpu_proxy, device, weight_gradient
+from megatron_seed.runtime.shared_groups import shared_groups
 
 
 @dataclass(frozen=True)
@@ -183,20 +184,21 @@ def laid_out(launch: Launch, layout: LayoutConfig, seed: int, timeout_s: float =
 
     data_parallel_size(layout, launch.world_size)
     virtual = layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tensor_parallel,
-        pipeline_model_parallel_size=layout.pipeline_parallel,
-        virtual_pipeline_model_parallel_size=virtual,
-        context_parallel_size=layout.context_parallel,
-        distributed_timeout_minutes=timeout_s / 60,
-    )
-    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-    try:
+    with contextlib.ExitStack() as resources:
+        resources.callback(parallel_state.destroy_model_parallel)
+        if not device.has_gpu():
+            resources.enter_context(shared_groups())
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tensor_parallel,
+            pipeline_model_parallel_size=layout.pipeline_parallel,
+            virtual_pipeline_model_parallel_size=virtual,
+            context_parallel_size=layout.context_parallel,
+            distributed_timeout_minutes=timeout_s / 60,
+        )
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        resources.callback(dist.destroy_process_group, control)
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
         yield _describe(launch, control)
-    finally:
-        dist.destroy_process_group(control)
-        parallel_state.destroy_model_parallel()
 
 
 def _describe(launch: Launch, control: dist.ProcessGroup) -> Groups:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 def test_nothing_is_compiled(start: Callable, tmp_path: Path) -> None:
     script = tmp_path / "imports.py"
     script.write_text("import sys, megatron_seed.train.run\nprint(*(name for name in sys.modules if 'torch' in name))")
-    imported = start(script).stdout.split()
+    imported = start(script, fresh=True).stdout.split()
     assert "torch.nn" in imported and "torch._inductor.compile_fx" not in imported
 
 
@@ -43,5 +43,5 @@ def test_training_leaves_them_alone(
     (folder / "__init__.py").write_text(NEEDS_A_GPU)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     recipe = tiny_recipe("login_node")
-    start("-m", "megatron_seed.train", recipe, "phases.0.tokens=512")
+    start("-m", "megatron_seed.train", recipe, "phases.0.tokens=512", fresh=True)
     assert finished(recipe.with_suffix(""))
