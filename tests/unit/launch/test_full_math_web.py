@@ -24,9 +24,16 @@ from launch.stages import Stages
 CONTEXT = 512
 
 
+@pytest.fixture(scope="module")
+def explained() -> list[Page]:
+    """130 pages with formulas: what sympy says of its functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "_PACKAGES", str(Path(sympy.__file__).parent))
+        return list(_mathematics(130))
+
+
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FullConfig:
-    monkeypatch.setattr(pages, "_PACKAGES", str(Path(sympy.__file__).parent))
+def config(tmp_path: Path) -> FullConfig:
     return FullConfig(run_dir=tmp_path / "run", labelled_pages=400, oracle_pages=200)
 
 
@@ -36,11 +43,11 @@ def about_nothing(number: int) -> Page:
     return Page(f"https://other{number % 30}.example/{number}", f"<p>{text}</p>".encode())
 
 
-def prepare(config: FullConfig, mathematical: int, context: int = CONTEXT) -> dict:
-    """Of an archive with so many mathematical pages, and 90 of 30 sites about nothing."""
+def prepare(config: FullConfig, mathematical: list[Page], context: int = CONTEXT) -> dict:
+    """Of an archive with these mathematical pages, and 90 of 30 sites about nothing."""
     archives = web.archives_of(config)
     archives.mkdir(parents=True)
-    write_warc(archives / "pages.warc.gz", [*_mathematics(mathematical), *map(about_nothing, range(90))])
+    write_warc(archives / "pages.warc.gz", [*mathematical, *map(about_nothing, range(90))])
     known = web._prepare(config, web.corpus_of(config))
     scorer = config.run_dir / "scorer_without_hope.py"
     scorer.write_text("def score(documents):\n    return [0] * len(documents)\n")
@@ -61,8 +68,8 @@ def kept(config: FullConfig) -> list[dict]:
     return found
 
 
-def test_pages_are_found_rated_and_selected(config: FullConfig) -> None:
-    found = prepare(config, 130)
+def test_pages_are_found_rated_and_selected(config: FullConfig, explained: list[Page]) -> None:
+    found = prepare(config, explained)
     assert found["left_out"] is None
     pages_kept = kept(config)
     assert len(pages_kept) == sum(side["documents"] for side in found["left"].values()) > 70
@@ -80,7 +87,9 @@ def test_pages_are_found_rated_and_selected(config: FullConfig) -> None:
         (130, 10**6, r"^of \d+ pages \d+ bytes are held out, too few for a sequence of 1000000 tokens$"),
     ],
 )
-def test_too_little_is_left_out_and_told(config: FullConfig, mathematical: int, context: int, why: str) -> None:
-    found = prepare(config, mathematical, context)
+def test_too_little_is_left_out_and_told(
+    config: FullConfig, explained: list[Page], mathematical: int, context: int, why: str
+) -> None:
+    found = prepare(config, explained[:mathematical], context)
     assert re.search(why, found["left_out"]), found["left_out"]
     assert json.dumps(found)  # what the page is told
