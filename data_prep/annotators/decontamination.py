@@ -137,7 +137,8 @@ class Decontamination(Annotator):
     def index(self) -> Index:
         """Of all benchmark files. Raises `DataError` for one that holds no problem."""
         ngrams: dict[bytes, dict[str, None]] = {}
-        known: dict[int, bytes] = {}  # one text of each hash; a second one with the same hash would not be looked for
+        # One text of each hash, None if it does not tell; a second one with the same hash would not be looked for.
+        known: dict[int, bytes | None] = {}
         for file, path in self.files().items():
             for name, text in self._problems(path):
                 words = split_words(plain_bytes(text))
@@ -145,10 +146,11 @@ class Decontamination(Annotator):
                 new = [place for place, hash_ in zip(places, hashes, strict=True) if hash_ not in known]
                 texts = dict(zip(new, words.ngrams(new, self.n), strict=True))
                 for place, hash_ in zip(places, hashes, strict=True):
-                    ngram = known.setdefault(hash_, texts.get(place, b""))
-                    if self._tells(ngram):
+                    if place in texts:
+                        known[hash_] = texts[place] if self._tells(texts[place]) else None
+                    if ngram := known[hash_]:
                         ngrams.setdefault(ngram, {})[f"{file}:{name}"] = None
-        every = np.array(sorted(hash_ for hash_, ngram in known.items() if ngram in ngrams), np.uint64)
+        every = np.array(sorted(hash_ for hash_, ngram in known.items() if ngram), np.uint64)
         if not every.size:
             names = ", ".join(self.files())
             raise DataError(f"{names}: no n-gram in any of the fields {', '.join(self.fields)}")
@@ -183,8 +185,7 @@ class Decontamination(Annotator):
 
     def _tells(self, ngram: bytes) -> bool:
         words = set(ngram.split(b" "))
-        telling = sum(word not in _NUMBER_NAMES and _TWO_LETTERS.search(word) is not None for word in words)
-        return len(words) >= self.minimum_distinct_words and telling >= self.minimum_telling_words
+        return len(words) >= self.minimum_distinct_words and sum(map(_tells, words)) >= self.minimum_telling_words
 
     def _lettered(self, words: Words) -> tuple[list[int], list[int]]:
         """Where n-grams with enough letters begin, each n-gram once, and their hashes."""
@@ -197,6 +198,11 @@ class Decontamination(Annotator):
         _, first = np.unique(hashes, return_index=True)
         places = np.sort(first[enough[first]])
         return places.tolist(), hashes[places].tolist()
+
+
+@functools.lru_cache(1 << 16)
+def _tells(word: bytes) -> bool:
+    return word not in _NUMBER_NAMES and _TWO_LETTERS.search(word) is not None
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
