@@ -79,7 +79,15 @@ def tiny_recipe(tiny_builds: dict[str, str], tmp_path: Path) -> Callable[..., Pa
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An executable that does what Python does, and has imported the training stack already."""
+    """An executable that does what Python does, and has imported the training stack already.
+
+    Where there is a GPU, Python itself: a fork of a process that has looked for one cannot use it.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        yield sys.executable
+        return
     path = tmp_path_factory.mktemp("warm") / "python"
     name = f"megatron-seed-tests-{os.getpid()}"
     warm_python.write_client(path, name)
