@@ -4,6 +4,8 @@ The server imports what every training process imports, then answers each start 
 is a small client of it, an executable that takes the arguments of Python (`-u -m MODULE ...` or `SCRIPT ...`): it
 sends them, its environment and its files, hands signals on, and ends as the forked process does. Killed, it takes the
 forked process along. So launchers need not know: torchrun starts it for Python where `PYTHON_EXEC` names it.
+
+What Python reads of the environment at its own start, such as PYTHONPATH, is the server's.
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ from pathlib import Path
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 
+handed_on = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # until there is a process to hand them to
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 said = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
 socket.send_fds(server, [len(said).to_bytes(8, "little")], [0, 1, 2])
 server.sendall(said)
 process = int(server.recv(32))
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+for number in handed_on:
     signal.signal(number, lambda number, _: os.kill(process, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)
 code = int(server.recv(32))
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
 """
@@ -70,15 +76,20 @@ class Server:
                 if key.fileobj is self.listener:
                     if arguments := self._fork():
                         return arguments
-                elif key.fd in self.watched.get_map():
+                elif self.watched.get_map().get(key.fd) is key:  # and not of one that has just ended
                     self._end(*key.data, killed=isinstance(key.fileobj, socket.socket))
 
     def _fork(self) -> list[str] | None:
         client = self.listener.accept()[0]
-        length, files, _, _ = socket.recv_fds(client, 8, 3)
-        said = b""
-        while len(said) < int.from_bytes(length, "little"):
-            said += client.recv(1 << 16)
+        head, files, _, _ = socket.recv_fds(client, 8, 3)
+        length = int.from_bytes(head, "little")
+        with client.makefile("rb") as stream:
+            said = stream.read(length)
+        if not said or len(said) < length:  # killed before it had told
+            for file in files:
+                os.close(file)
+            client.close()
+            return None
         if process := os.fork():
             for file in files:
                 os.close(file)

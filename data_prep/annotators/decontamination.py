@@ -185,7 +185,7 @@ class Decontamination(Annotator):
 
     def _tells(self, ngram: bytes) -> bool:
         words = set(ngram.split(b" "))
-        return len(words) >= self.minimum_distinct_words and sum(map(_tells, words)) >= self.minimum_telling_words
+        return len(words) >= self.minimum_distinct_words and sum(map(_is_telling, words)) >= self.minimum_telling_words
 
     def _lettered(self, words: Words) -> tuple[list[int], list[int]]:
         """Where n-grams with enough letters begin, each n-gram once, and their hashes."""
@@ -201,7 +201,8 @@ class Decontamination(Annotator):
 
 
 @functools.lru_cache(1 << 16)
-def _tells(word: bytes) -> bool:
+def _is_telling(word: bytes) -> bool:
+    """Whether a word has two letters or more and names no number."""
     return word not in _NUMBER_NAMES and _TWO_LETTERS.search(word) is not None
 
 

@@ -29,7 +29,6 @@ class Job:
         self.run_dir = recipe.with_suffix("")
         self.process = subprocess.Popen(
             [*launcher, "-m", "megatron_seed.train", str(recipe), *overrides],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -94,6 +94,7 @@ def test_a_layout_agrees_with_one_process(
     assert expected[0] - expected[-1] >= 0.5
     processes, layout, compute = ({name: (*row, {}) for name, row in LAYOUTS.items()} | COMPUTE)[name]
     recipe = tiny_recipe("layout", layout={"distributed_optimizer": False, **layout}, **compute)
+    # One process takes samples one by one, layouts four at once; pipelines need the many micro-batches.
     larger = () if "pipeline_parallel" in layout else ("phases.0.micro_batch_size=4",)
     start("-m", "megatron_seed.train", recipe, *larger, processes=processes)
     run_dir = recipe.with_suffix("")
