@@ -47,7 +47,7 @@ $(VENV)/.installed-debian: | $(VENV)/bin/python
 	@touch $@
 
 test-slow: $(VENV)/.installed-dev $(VENV)/.installed-debian
-	$(VENV)/bin/python -m pytest -m slow --timeout 1500
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m slow --timeout 1500
 
 test-gpu: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m gpu tests/gpu

@@ -1,4 +1,4 @@
-"""One Slurm cluster for all tests of a session."""
+"""One Slurm cluster for all tests of a session; each of pytest-xdist's workers has one of its own."""
 
 from __future__ import annotations
 
