@@ -26,6 +26,7 @@ from data_prep.shards import (
     ShardTask,
     fingerprint,
     finished_manifest,
+    finished_manifests,
     lock_directory,
     remove_shard,
     run_shards,
@@ -61,27 +62,36 @@ def annotate(
         raise DataError(f"annotators {', '.join(names)}: one of them is named twice")
     try:
         with lock_directory(corpus):
-            return [
-                _annotate(corpus, spec, known, workers, limits, progress, engine, retry_failed)
+            shards = list_shards(corpus)
+            planned = [
+                _plan(corpus, spec, known, shards, limits, retry_failed)
                 for spec, known in zip(specs, loaded, strict=True)
             ]
+            missing = [_missing(tasks) for tasks in planned]
+            # All in one run: no worker waits for the last shard of an annotator before it begins with the next.
+            label = names[0] if len(names) == 1 else "annotate"
+            made = iter(run_shards([*itertools.chain.from_iterable(planned)], workers, progress, label, engine))
+            results = [{**summary([*itertools.islice(made, len(shards))]), "shards_made": count} for count in missing]
     finally:
         _isolated.cache_clear()  # where shards were made in this process
+    for name, result in zip(names, results, strict=True):
+        if result["documents"] and result["failed"] == result["documents"]:
+            first = result["failures"][0]
+            raise DataError(f"annotator {name} failed on every document, such as {first['path']}: {first['why']}")
+    return results
 
 
-def _annotate(
+def _plan(
     corpus: Path,
     spec: AnnotatorSpec,
     known: Annotator,
-    workers: int,
+    shards: Sequence[Path],
     limits: IsolationLimits,
-    progress: Progress | None,
-    engine: Engine | None,
     retry_failed: bool,
-) -> dict[str, Any]:
+) -> list[ShardTask]:
+    """The annotation of each documents shard; what is of shards that are no more is removed."""
     settings = known.model_dump(mode="json")
     refuse_others(corpus, spec.name, settings.get("made_by"))
-    shards = list_shards(corpus)
     directory = annotation_directory(corpus, spec.name)
     remove_orphans(directory, shards)
     answers = fingerprint(FORMAT, fingerprint_of(spec, known), limits.timeout_s)
@@ -95,13 +105,11 @@ def _annotate(
         if retry_failed and (finished_manifest(output, inputs) or {}).get("failed"):
             remove_shard(output)
         tasks.append(ShardTask(output, inputs, annotate_shard, (spec, answers, limits, shard, counters)))
-    made = sum(finished_manifest(task.output, task.inputs) is None for task in tasks)
-    manifests = run_shards(tasks, workers, progress, spec.name, engine)
-    result = {**summary(manifests), "shards_made": made}
-    if result["documents"] and result["failed"] == result["documents"]:
-        first = result["failures"][0]
-        raise DataError(f"annotator {spec.name} failed on every document, such as {first['path']}: {first['why']}")
-    return result
+    return tasks
+
+
+def _missing(tasks: Sequence[ShardTask]) -> int:
+    return finished_manifests([task.output for task in tasks], [task.inputs for task in tasks]).count(None)
 
 
 def summary(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
