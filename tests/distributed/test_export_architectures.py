@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers_peer import train_in_transformers
 
 from megatron_seed.checkpoint.layout import resolve
-from megatron_seed.config.load import load_recipe
-from megatron_seed.data.loader import PhaseData
 from megatron_seed.hf.export import export_hf
 from megatron_seed.hf.import_ import import_hf
 from megatron_seed.train import metrics
@@ -82,32 +81,8 @@ def test_an_import_trains_at_tp2_pp2_as_in_transformers(
     run_dir = recipe.with_suffix("")
     losses = [row["loss"] for row in metrics.read(run_dir) if row["kind"] == "train"]
     assert len(losses) == 10
-    assert losses == pytest.approx(train_in_transformers(model, run_dir / "config.yaml", steps=10), abs=1e-5)
+    assert losses == pytest.approx(train_in_transformers(model, run_dir / "config.yaml", 10, 1e-2), abs=1e-5)
     export_hf(resolve(run_dir), tmp_path / "out")
     trained = load_file(tmp_path / "out" / "model.safetensors")
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(trained[key], parameter.detach(), rtol=0, atol=1e-4, msg=key)
-
-
-def train_in_transformers(model: PreTrainedModel, config: Path, steps: int) -> list[float]:
-    recipe = load_recipe(config)
-    data = PhaseData.open(recipe.phases[0], recipe.seed, recipe.model.vocab_size, {})
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=1e-2,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
-    losses = []
-    for step in range(steps):
-        batches = list(data.micro_batches(8 * step, 8, 0, 1))
-        tokens, labels = (torch.cat([batch[key] for batch in batches]) for key in ("tokens", "labels"))
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), labels.flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses

@@ -11,8 +11,6 @@ import torch
 
 from megatron_seed.checkpoint.layout import finished
 from megatron_seed.checkpoint.reader import CheckpointReader
-from megatron_seed.config.load import load_recipe
-from megatron_seed.data.loader import PhaseData
 from megatron_seed.train import metrics
 
 STEPS = 20
@@ -115,6 +113,7 @@ def test_one_process_agrees_with_transformers(
     reference: Path, tiny_recipe: Callable[..., Path], start: Callable, tmp_path: Path
 ) -> None:
     from transformers import LlamaForCausalLM
+    from transformers_peer import train_in_transformers
 
     from megatron_seed.hf.export import export_hf
 
@@ -124,26 +123,7 @@ def test_one_process_agrees_with_transformers(
     export_hf(finished(unmoved.with_suffix(""))[0], tmp_path / "hf")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).train()
 
-    recipe = load_recipe(reference / "config.yaml")
-    data = PhaseData.open(recipe.phases[0], recipe.seed, recipe.model.vocab_size, {})
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    norms = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}],
-        lr=3e-3,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
-    theirs = []
-    for step in range(STEPS):
-        batches = list(data.micro_batches(8 * step, 8, 0, 1))
-        tokens, labels = (torch.cat([batch[key] for batch in batches]) for key in ("tokens", "labels"))
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), labels.flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        theirs.append(loss.item())
+    theirs = train_in_transformers(model, reference / "config.yaml", STEPS, 3e-3)
     assert losses(reference) == pytest.approx(theirs, abs=1e-5)
 
     export_hf(finished(reference)[-1], tmp_path / "final")
