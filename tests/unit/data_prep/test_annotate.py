@@ -208,6 +208,22 @@ def test_any_engine_runs_an_annotator(corpus, own):
     assert result["documents"] == 60
 
 
+def test_annotators_of_one_command_share_one_run(corpus, own):
+    engine, shards = OtherEngine(), len(list_shards(corpus))
+    first, second = annotate(corpus, [lines(own), AnnotatorSpec.of("signs")], engine=engine)
+    assert len(engine.labels) == first["shards_made"] + second["shards_made"] == 2 * shards
+    assert [result["annotator"]["name"] for result in (first, second)] == ["count_lines", "signs"]
+    again = annotate(corpus, [lines(own, extra=1), AnnotatorSpec.of("signs")], engine=engine)
+    assert [result["shards_made"] for result in again] == [shards, 0]
+
+
+def test_one_that_fails_on_every_document_takes_no_other_with_it(own, tmp_path, files, take):
+    take(files(tmp_path / "root", {"a/x.py": "RAISE\n", "a/y.py": "RAISE\n\n"}))
+    with pytest.raises(DataError, match=r"annotator poisoned failed on every document, such as x\.py: ValueError"):
+        annotate(tmp_path / "corpus", [poisoned(own), lines(own)])
+    assert [row["lines"] for row in annotation(tmp_path / "corpus", "count_lines")] == [1, 2]
+
+
 BAD = """
     from data_prep.annotate import Annotator, annotator
     not_an_annotator = 3
