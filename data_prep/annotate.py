@@ -7,7 +7,7 @@ answer: its column `failed` says why, its other columns are null, and it is coun
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,8 +63,9 @@ def annotate(
     try:
         with lock_directory(corpus):
             shards = list_shards(corpus)
+            digests = [manifest["sha256"] for manifest in finished_manifests(shards)]
             planned = [
-                _plan(corpus, spec, known, shards, limits, retry_failed)
+                _plan(corpus, spec, known, dict(zip(shards, digests, strict=True)), limits, retry_failed)
                 for spec, known in zip(specs, loaded, strict=True)
             ]
             missing = [_missing(tasks) for tasks in planned]
@@ -85,11 +86,11 @@ def _plan(
     corpus: Path,
     spec: AnnotatorSpec,
     known: Annotator,
-    shards: Sequence[Path],
+    shards: Mapping[Path, str],
     limits: IsolationLimits,
     retry_failed: bool,
 ) -> list[ShardTask]:
-    """The annotation of each documents shard; what is of shards that are no more is removed."""
+    """The annotation of each documents shard, given with its digest; what is of shards that are no more is removed."""
     settings = known.model_dump(mode="json")
     refuse_others(corpus, spec.name, settings.get("made_by"))
     directory = annotation_directory(corpus, spec.name)
@@ -97,8 +98,7 @@ def _plan(
     answers = fingerprint(FORMAT, fingerprint_of(spec, known), limits.timeout_s)
     about = {"name": spec.name, "version": version_of(known), "settings": settings}
     tasks = []
-    for shard in shards:
-        digest = finished_manifest(shard)["sha256"]
+    for shard, digest in shards.items():
         counters = {"documents_sha256": digest, "annotator": about}
         inputs = fingerprint(answers, digest)
         output = directory / shard.name

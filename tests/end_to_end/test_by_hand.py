@@ -52,7 +52,7 @@ def test_by_hand(tmp_path: Path) -> None:
     hf = tmp_path / "hf"
     assert f"wrote {hf}" in megatron_seed("hf", "export", train, hf)
     assert "tensors are equal bit for bit" in megatron_seed("hf", "verify", train, hf)
-    assert megatron_seed("generate", train, "import os\n", "--max-new-tokens", "8").rstrip("\n")
+    assert megatron_seed("generate", train, "import os\n", "--max-new-tokens", "8").strip()
     filled = megatron_seed(
         "generate", train, "def f(x):\n    return ", "--suffix", "\n\nf(1)\n", "--max-new-tokens", "8"
     )
