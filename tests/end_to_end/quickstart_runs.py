@@ -86,6 +86,11 @@ def run_command(command: list[str], timeout_s: float = 200.0) -> subprocess.Comp
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
+def written(output: Path) -> str:
+    """What a command has written so far, which may end within a character."""
+    return output.read_text(encoding="utf-8", errors="ignore")
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, locks left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")

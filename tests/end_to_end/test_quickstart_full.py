@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from full_runs import EVERY_STEPS, STEPS, full_command, write_history
-from quickstart_runs import digests, environment, leftovers, run_command, times, write_corpus
+from quickstart_runs import digests, environment, leftovers, run_command, times, write_corpus, written
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -193,8 +193,8 @@ def kill_in(stage: str, command: list[str], output: Path, timeout_s: float = 400
         )
     try:
         deadline = time.monotonic() + timeout_s
-        while f"\n{stage} ──" not in output.read_text(encoding="utf-8"):
-            assert process.poll() is None, output.read_text(encoding="utf-8")[-4000:]
+        while f"\n{stage} ──" not in written(output):
+            assert process.poll() is None, written(output)[-4000:]
             assert time.monotonic() < deadline, f"{stage} did not begin"
             time.sleep(0.02)
         time.sleep(1.5)

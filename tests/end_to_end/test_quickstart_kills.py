@@ -25,6 +25,7 @@ from quickstart_runs import (
     quickstart_command,
     run_command,
     write_corpus,
+    written,
 )
 from safetensors.torch import load_file
 
@@ -109,9 +110,9 @@ def kill_at(corpus: Path, run_dir: Path, moment: Moment, delay_s: float) -> None
     """Start the quickstart and kill its process group with SIGKILL; everything it started must die with it."""
     with attempt(corpus, run_dir) as (process, output):
         deadline = time.monotonic() + 300
-        while not (f"\n{moment.stage} ──" in output.read_text(encoding="utf-8") and moment.sign(run_dir)):
-            assert process.poll() is None, f"ended before {moment}:\n{output.read_text(encoding='utf-8')[-4000:]}"
-            assert time.monotonic() < deadline, f"{moment} did not come:\n{output.read_text(encoding='utf-8')[-4000:]}"
+        while not (f"\n{moment.stage} ──" in written(output) and moment.sign(run_dir)):
+            assert process.poll() is None, f"ended before {moment}:\n{written(output)[-4000:]}"
+            assert time.monotonic() < deadline, f"{moment} did not come:\n{written(output)[-4000:]}"
             time.sleep(0.005)
         time.sleep(delay_s)
     alive = wait_for_death(run_dir)
