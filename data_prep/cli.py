@@ -121,7 +121,8 @@ def annotate(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="syntax, signs, licence, secrets, decontamination, page, blocklist; or your own as module:object."
+            help="syntax, signs, licence, secrets, decontamination, page, blocklist, quality, imports, structure; "
+            "or your own as module:object."
         ),
     ],
     set_: Annotated[

@@ -1,12 +1,14 @@
 """Sources to documents: plan units of work, import the missing and the stale ones, report what was dropped.
 
 A corpus keeps, for each unit, a ledger `imports/<unit>.ledger` (JSON: what it took and dropped, and which documents
-shards it wrote). `import.json` is written last and removed first: while it is missing the import is not complete.
+shards it wrote). `imports/<source>.plan.json` is written once all ledgers of a source are there, `import.json` last;
+both are removed before anything changes. A source with ledgers and no plan was not imported to the end, and while
+`import.json` is missing the corpus is not complete.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -21,7 +23,7 @@ from data_prep.languages import RULES_VERSION
 from data_prep.shards import (
     ShardTask,
     fingerprint,
-    finished_manifest,
+    finished_manifests,
     lock_directory,
     remove_shard,
     run_shards,
@@ -30,9 +32,17 @@ from data_prep.shards import (
 )
 from data_prep.sources.base import REASONS, UNREADABLE, Budget, Drops, ImportLimits, SourceSpec, Unit, group_units
 from data_prep.sources.plan import check_sources, plan_source
-from data_prep.storage import as_path
+from data_prep.storage import as_path, remove_file
 
-__all__ = ["ImportLimits", "ImportReport", "SourcePlan", "SourceSpec", "bring_up_to_date", "import_documents"]
+__all__ = [
+    "ImportLimits",
+    "ImportReport",
+    "SourcePlan",
+    "SourceSpec",
+    "bring_up_to_date",
+    "import_documents",
+    "known_sources",
+]
 
 FORMAT = "data_prep.documents/3"
 
@@ -103,31 +113,58 @@ def bring_up_to_date(
     """Makes the ledgers of `plans` (source -> plan) that are missing, and `import.json`; the corpus is locked already.
 
     Each task's output is a ledger `imports/<unit>.ledger`: JSON with `source`, `documents`, `text_bytes`, `languages`,
-    `drops` and `shards`. `reasons` says what reasons to drop mean. Raises `DataError` when nothing is left.
+    `drops` and `shards`. `reasons` says what reasons to drop mean. Raises `DataError` when nothing is left, or another
+    source was not imported to the end.
     """
-    _check_removed(corpus, remove)
+    there = _ledgers_and_plans(corpus)
+    _check_others(corpus, there, plans, remove)
     tasks = [task for plan in plans.values() for task in plan.tasks]
-    made = sum(finished_manifest(task.output, task.inputs) is None for task in tasks)
+    to_make = {name: _count_missing(plan.tasks) for name, plan in plans.items()}
     current = {task.output for task in tasks} | {_plan_path(corpus, name) for name in plans}
-    obsolete = _obsolete(corpus, {*plans, *remove}, current)
-    if made or obsolete:
-        (corpus / "import.json").unlink(missing_ok=True)
+    obsolete = [path for path, source in there.items() if source in {*plans, *remove} and path not in current]
+    changing = {name for name, count in to_make.items() if count} | {there[path] for path in obsolete}
+    if changing:
+        remove_file(corpus / "import.json")
+    for name in sorted(changing):
+        remove_file(_plan_path(corpus, name))
     run_shards(tasks, workers, progress, "import", engine)
+    _remove(corpus, obsolete)
     for name, plan in plans.items():
         _write_if_changed(_plan_path(corpus, name), {"source": name, "drops": plan.drops.by_reason})
-    _remove(corpus, obsolete)
     report = _report(corpus, examples)
     _check(report, list(plans), reasons)
     stored = {key: value for key, value in asdict(report).items() if key != "units_made"}
     _write_if_changed(corpus / "import.json", {"format": FORMAT, **stored})
-    return replace(report, units_made=made)
+    return replace(report, units_made=sum(to_make.values()))
 
 
-def _check_removed(corpus: Path, remove: Sequence[str]) -> None:
-    known = sorted(path.name.removesuffix(".plan.json") for path in (corpus / "imports").glob("*.plan.json"))
+def known_sources(corpus: Path) -> list[str]:
+    """Names of the sources of which a corpus holds anything, imported to the end or not."""
+    return sorted(set(_ledgers_and_plans(corpus).values()))
+
+
+def _ledgers_and_plans(corpus: Path) -> dict[Path, str]:
+    """Every ledger and plan of a corpus, with its source."""
+    found = [*(corpus / "imports").glob("*.ledger"), *(corpus / "imports").glob("*.plan.json")]
+    return {path: _read(path)["source"] for path in found}
+
+
+def _check_others(corpus: Path, there: Mapping[Path, str], planned: Iterable[str], remove: Sequence[str]) -> None:
+    """Raises `DataError` where a source to remove is not there, or one that stays is not there as a whole."""
+    known = sorted(set(there.values()))
     for name in remove:
         if name not in known:
             raise DataError(f"{corpus} has no source {name!r} to remove; it has {', '.join(known) or 'none'}")
+    for name in known:
+        if name not in {*planned, *remove} and _plan_path(corpus, name) not in there:
+            raise DataError(
+                f"{corpus}: source {name} was not imported to the end: name it again, or take it out with --remove"
+            )
+
+
+def _count_missing(tasks: Sequence[ShardTask]) -> int:
+    manifests = finished_manifests([task.output for task in tasks], [task.inputs for task in tasks])
+    return manifests.count(None)
 
 
 def _plan(spec: SourceSpec, limits: ImportLimits, budget: Budget) -> tuple[list[Unit], Drops]:
@@ -199,12 +236,6 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); remove it and run `data import` again") from None
-
-
-def _obsolete(corpus: Path, planned: set[str], current: set[Path]) -> list[Path]:
-    """Ledgers and plans that are not current, among the sources that are planned or removed now."""
-    found = [*(corpus / "imports").glob("*.ledger"), *(corpus / "imports").glob("*.plan.json")]
-    return [path for path in found if path not in current and _read(path)["source"] in planned]
 
 
 def _remove(corpus: Path, obsolete: list[Path]) -> None:

@@ -42,7 +42,7 @@ def as_path(location: Any) -> Path:
         import s3fs  # noqa: F401
         from upath import UPath
     except ImportError:
-        raise DataError(f"{text}: needs s3fs: pip install 'megatron-seed[s3]'") from None
+        raise DataError(f"{text}: needs s3fs: pip install -e '.[s3]' in the checkout") from None
     return UPath(text, use_listings_cache=False)  # others write there too
 
 

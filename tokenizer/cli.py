@@ -118,7 +118,7 @@ def _parquet_texts(path: Path) -> Iterator[str]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise TokenizerError(f"{path}: reading parquet needs pyarrow: pip install 'megatron-seed[data]'") from None
+        raise TokenizerError(f"{path}: parquet needs pyarrow: pip install -e '.[data]' in the checkout") from None
     with parquet.ParquetFile(path) as file:
         if "text" not in file.schema_arrow.names:
             raise TokenizerError(f"{path} has no column `text`; its columns are {', '.join(file.schema_arrow.names)}")

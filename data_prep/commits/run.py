@@ -21,7 +21,7 @@ from data_prep.commits.settings import CommitsConfig
 from data_prep.documents import list_shards
 from data_prep.engines.base import Engine
 from data_prep.errors import DataError
-from data_prep.importing import ImportReport, SourcePlan, bring_up_to_date
+from data_prep.importing import ImportReport, SourcePlan, bring_up_to_date, known_sources
 from data_prep.shards import ShardTask, fingerprint, lock_directory, remove_shard, run_shards
 from data_prep.sources.base import Drops
 from data_prep.storage import as_path
@@ -81,10 +81,10 @@ def import_commits(
 
 def _check_corpus(corpus: Path, names: Sequence[str], remove: Sequence[str]) -> None:
     """All sources of a corpus are named in each run: which copy of a patch is kept depends on all of them."""
-    there = {path.name.removesuffix(".plan.json") for path in (corpus / "imports").glob("*.plan.json")}
+    there = known_sources(corpus)
     if there and not (corpus / "commits").is_dir():
         raise DataError(f"{corpus} holds documents that are no commits; give commits a corpus of their own")
-    for name in sorted(there - {*names, *remove}):
+    for name in sorted({*there} - {*names, *remove}):
         raise DataError(f"{corpus} has commits of source {name}, too: name it again, or take it out with --remove")
 
 

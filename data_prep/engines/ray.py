@@ -31,7 +31,7 @@ class RayEngine:
         try:
             import ray
         except ImportError:
-            raise DataError("--engine ray needs ray: pip install 'megatron-seed[ray]'") from None
+            raise DataError("--engine ray needs ray: pip install -e '.[ray]' in the checkout") from None
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, self.address, self.workers)

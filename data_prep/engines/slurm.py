@@ -97,7 +97,7 @@ class SlurmEngine:
         try:
             import submitit
         except ImportError:
-            raise DataError("--engine slurm needs submitit: pip install 'megatron-seed[slurm]'") from None
+            raise DataError("--engine slurm needs submitit: pip install -e '.[slurm]' in the checkout") from None
         # Pickles of calls and results lie here; nobody else may write any.
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:

@@ -59,7 +59,7 @@ def _with_formulas(path: Path) -> str | None:
         source = path.read_text(encoding="utf-8") if path.stat().st_size <= _MOST_BYTES else ""
     except (OSError, UnicodeError):
         return None
-    return source if _FORMULA.search(source) else None
+    return source if len(_FORMULA.findall(source)) >= _LEAST_FORMULAS else None
 
 
 def _strings(source: str) -> Iterator[tuple[int, str]]:

@@ -23,7 +23,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from launch.full.mathematics import as_html, explanations
 from launch.full.warc import Page, write_warc
@@ -45,7 +44,6 @@ _MOST_OF_A_SITE = 0.1
 _SHIPPED_PATTERN = re.compile(r"\.html?$", re.I)
 _LEGAL = re.compile(r"^(?:licen[cs]e|copying|notice|copyright|authors|contributors)", re.I)
 _PAGES_IN_A_FILE = 500
-_Source = TypeVar("_Source", Path, str)
 
 
 def write_archives(folder: Path, most: int) -> dict[str, dict[str, int]]:
@@ -70,8 +68,8 @@ def write_archives(folder: Path, most: int) -> dict[str, dict[str, int]]:
 
 def _shipped(most: int) -> Iterator[Page]:
     """HTML files, in the order of a hash of their paths."""
-    files = (file for folder in _FOLDERS for file in _html_files(Path(folder)))
-    return _of_many_sites(files, most, "shipped", _content)
+    files = (file for folder in _FOLDERS for file in _html_files(folder))
+    return _of_many_sites(files, most, "shipped", lambda path: _content(Path(path)))
 
 
 def _mathematics(most: int) -> Iterator[Page]:
@@ -85,10 +83,10 @@ def _mathematics(most: int) -> Iterator[Page]:
 
 
 def _of_many_sites(
-    found: Iterable[tuple[str, str, _Source]], most: int, kind: str, content: Callable[[_Source], bytes]
+    found: Iterable[tuple[str, str, str]], most: int, kind: str, content: Callable[[str], bytes]
 ) -> Iterator[Page]:
     """Pages made of (site, place, source), in the order of a hash of the source, at most a tenth from one site."""
-    ordered = sorted(found, key=lambda one: hashlib.sha256(str(one[2]).encode("utf-8", "surrogateescape")).digest())
+    ordered = sorted(found, key=lambda one: hashlib.sha256(one[2].encode("utf-8", "surrogateescape")).digest())
     taken: dict[str, int] = {}
     left = most
     for site, below, source in ordered:
@@ -100,15 +98,14 @@ def _of_many_sites(
             yield Page(_url(site, kind, below), made)
 
 
-def _html_files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """(site: the folder's entry that a file lies below, path below that, path)."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
-        for name in names:
-            path = Path(place, name)
-            if _SHIPPED_PATTERN.search(name) and not path.is_symlink():
-                site, *below = path.relative_to(folder).parts
-                yield site, "/".join(below) or site, path
+def _html_files(folder: str) -> Iterator[tuple[str, str, str]]:
+    """(site: the folder's entry that a file lies below, path below that, path); links are not followed."""
+    for place, _, names in os.walk(folder):
+        for name in filter(_SHIPPED_PATTERN.search, names):
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                site, _, below = os.path.relpath(path, folder).partition(os.sep)
+                yield site, below or site, path
 
 
 def _distributions() -> list[importlib.metadata.Distribution]:

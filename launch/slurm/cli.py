@@ -31,7 +31,8 @@ def run(
     nodes: Annotated[int, typer.Option(min=1, help="Nodes to train on.")],
     spare_nodes: Annotated[int, typer.Option(min=0, help="Idle nodes that take the place of lost ones.")] = 0,
     min_nodes: Annotated[
-        int | None, typer.Option(min=1, help="Train on as few when there are no more; default: --nodes.")
+        int | None,
+        typer.Option(min=1, help="Start, and go on, on as few; default: start on all, go on on --nodes."),
     ] = None,
     submit: Annotated[
         bool, typer.Option("--submit", help="Keep code and settings in the run folder, and submit.")

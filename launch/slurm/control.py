@@ -96,10 +96,11 @@ def cancel(jobs: Sequence[str], *options: str) -> None:
         slurm("scancel", "--quiet", *options, *jobs)
 
 
-def end_steps(job: str, name: str) -> None:
-    """Kill the steps of a job that have this name. SIGKILL for the job as a whole would end its batch script too."""
+def end_steps(job: str, name: str, *options: str) -> None:
+    """Kill the steps of a job that have this name, or what scancel's options say. SIGKILL for the job as a whole would
+    end its batch script too."""
     rows = slurm("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j").splitlines()
-    cancel([step for step, _, its in (row.partition(" ") for row in rows) if its.strip() == name])
+    cancel([step for step, _, its in (row.partition(" ") for row in rows) if its.strip() == name], *options)
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:

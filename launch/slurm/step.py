@@ -151,6 +151,11 @@ def end_step(srun: subprocess.Popen, job: str, patience_s: float = 20.0) -> int:
     return srun.wait()
 
 
+def stop_training(job: str) -> None:
+    """Have it save and end; processes that do not yet hear that end at once, or do not notice. Raises SlurmError."""
+    control.end_steps(job, _NAME, "--signal=USR1")
+
+
 def read_exits(log_dir: Path) -> tuple[dict[int, int], dict[int, str]]:
     """Exit codes and nodes of the ranks that told them."""
     codes: dict[int, int] = {}

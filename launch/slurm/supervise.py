@@ -7,6 +7,7 @@ job without the nodes that failed, go back to the queue, or give up. All of it i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import signal
@@ -20,14 +21,16 @@ from typing import Any
 
 from launch.slurm import control, nodes, step
 from launch.slurm.health import HealthCheck
-from launch.slurm.history import History, attempts, failures_in_a_row, log_dir, saved_step, verdict
+from launch.slurm.history import Event, History, attempts, failures_in_a_row, log_dir, saved_step, verdict
 from launch.slurm.policy import Act, Decision, End, Rules, Situation, decide, read_end
 from launch.slurm.step import Training
+from megatron_seed.errors import SeedError
 from megatron_seed.runtime import exit_codes
 
 GAVE_UP = 1
 _WORDS = {"finished": "finished", "gave_up": "given up", "cancelled": "cancelled"}
 _BETWEEN_ATTEMPTS_S = 2.0
+_STOP_AGAIN_S = 30.0
 _UNTIL_SLURM_ENDS_THE_JOB_S = 120.0
 
 
@@ -77,6 +80,8 @@ class Supervisor:
         self.at_limit: bool | None = None
         """For its time limit; None before that was asked."""
         self.requeued = False
+        self.stop_again_at = 0.0
+        """By the monotonic clock: when training that should not go on is told so once more."""
         self.deputy: tuple[str, subprocess.Popen] | None = None
         """Where it is, and its srun."""
 
@@ -84,9 +89,9 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._terminate)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         self._note("started", restarts=restarts, nodes=os.environ["SLURM_JOB_NODELIST"])
-        while not (ended := verdict(self.history.events())):
+        while not (ended := self._verdict()):
             now = self._attempt()
-            if verdict(self.history.events()):  # cancelled meanwhile
+            if self._verdict():  # cancelled meanwhile
                 continue
             if self.terminated:
                 now = dataclasses.replace(now, terminated=True, time_limit=self._is_time_limit())
@@ -105,7 +110,7 @@ class Supervisor:
         self._appoint_deputy([node for node in good if node not in held[:1]])
         count = max((count for count in self.rules.node_counts if count <= len(good)), default=0)
         saved = saved_step(self.run_dir)
-        if self.terminated:
+        if self._is_over():
             return self._situation(End("stopped", "stopped before training began"), len(good), saved)
         if problem or not count:
             left_out = ", ".join(f"{node}: {why}" for node, why in self.faulty.items())
@@ -142,10 +147,30 @@ class Supervisor:
             self.at_limit = control.job_reason(self.job) == "TimeLimit"
         return self.at_limit
 
+    def _verdict(self) -> Event | None:
+        return verdict(self.history.events())
+
+    def _is_over(self) -> bool:
+        """Nothing more is to be started in this job."""
+        return self.terminated or self._verdict() is not None
+
     def _look(self) -> None:
-        """At the time limit there are seconds left, and the last save may take all of them."""
-        if self.terminated and self.rules.at_time_limit == "requeue" and self._is_time_limit() and not self.requeued:
+        """What cannot wait until training ends. At the time limit there are seconds left, and the last save may take all of
+        them."""
+        if ended := self._verdict():
+            self._stop_training(ended)
+        elif self.terminated and self.rules.at_time_limit == "requeue" and self._is_time_limit() and not self.requeued:
             self._requeue("the time limit")
+
+    def _stop_training(self, ended: Event) -> None:
+        """What `launch cancel` said may have come before there was anyone to hear it, as torchrun takes a while to start
+        its ranks; training takes it any number of times."""
+        if time.monotonic() < self.stop_again_at:
+            return
+        self.stop_again_at = time.monotonic() + _STOP_AGAIN_S
+        self._say(f"the run was {_WORDS[ended['event']]}: training is told to save and end")
+        with contextlib.suppress(control.SlurmError):
+            step.stop_training(self.job)
 
     def _good_nodes(self, candidates: Sequence[str]) -> tuple[list[str], str]:
         """Those that are fit, and why nothing can be said of any: what all of several nodes fail is no node's fault."""
@@ -153,7 +178,7 @@ class Supervisor:
             return list(candidates), ""
         check = HealthCheck(self.training, self.run_dir, self.job, self.options.scratch, self.options.health)
         bad = check.unhealthy(candidates)
-        if self.terminated:
+        if self._is_over():
             return list(candidates), ""
         if len(bad) == len(candidates) > 1:
             node, why = next(iter(bad.items()))
@@ -238,7 +263,7 @@ class Supervisor:
 def main(arguments: Sequence[str]) -> int:
     try:
         return Supervisor(parser().parse_args(arguments)).run()
-    except control.SlurmError as error:
+    except (control.SlurmError, SeedError) as error:
         print(f"megatron-seed: {error}", file=sys.stderr)
         return GAVE_UP
 

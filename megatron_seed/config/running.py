@@ -31,7 +31,7 @@ class GuardConfig(Section):
     max_skips: Positive = 3
     """Updates left out in a row before the run goes back to its last checkpoint and past the data that caused them."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
-    """Times that one run may go back before it ends with an error."""
+    """Times that a run may go back before it ends with an error; counted anew where its model is built anew."""
     compare_replicas_every_steps: Annotated[int, Field(ge=0)] = 100
     """Hold the parameters of replicas against each other, also before each save; 0 never."""
 

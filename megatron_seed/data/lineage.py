@@ -61,7 +61,7 @@ class _Provenance:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError:
-            raise SeedError(f"{path}: reading it needs pyarrow: pip install 'megatron-seed[data]'") from None
+            raise SeedError(f"{path}: reading it needs pyarrow: pip install -e '.[data]' in the checkout") from None
         try:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid) as error:

@@ -10,6 +10,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ class Sink(Protocol):
     name: str
 
     def write(self, row: Row) -> None: ...
+    def rewind(self, step: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -48,12 +50,7 @@ class Recorder:
     def write(self, row: Row) -> None:
         """A row has `kind`, `step` and numbers."""
         self.note(row)
-        for sink in list(self._sinks):
-            try:
-                sink.write(row)
-            except Exception as error:  # of the network, the disk, or wandb's own
-                logger.warning("%s failed, going on without it: %s", sink.name, error)
-                self._sinks.remove(sink)
+        self._tell(lambda sink: sink.write(row))
 
     def note(self, row: Row) -> None:
         """A row for metrics.jsonl alone."""
@@ -68,9 +65,10 @@ class Recorder:
             logger.warning("step %d: %s%s", step, event.replace("_", " "), f": {told}" if told else "")
 
     def rewind(self, step: int) -> None:
-        """The run went back to `step`."""
+        """The run went back to `step`: the steps after it are about to be done again."""
         if self._active:
             metrics.rewind(self._run_dir, step)
+        self._tell(lambda sink: sink.rewind(step))
 
     def close(self) -> None:
         for sink in self._sinks:
@@ -78,6 +76,14 @@ class Recorder:
                 sink.close()
             except Exception as error:
                 logger.warning("%s could not be closed: %s", sink.name, error)
+
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                what(sink)
+            except Exception as error:  # of the network, the disk, or wandb's own
+                logger.warning("%s failed, going on without it: %s", sink.name, error)
+                self._sinks.remove(sink)
 
 
 def _scalars(row: Row) -> dict[str, float]:
@@ -111,18 +117,33 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Events after the step that the run resumed from are about to be written again.
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self.writer = SummaryWriter(str(folder), purge_step=_first_again(step))
 
     def write(self, row: Row) -> None:
         for name, value in _scalars(row).items():
             self.writer.add_scalar(name, value, row["step"])
 
+    def rewind(self, step: int) -> None:
+        """What a new writer with `purge_step` would write, in the same file: of files begun within one second, TensorBoard
+        need not read the newer one last."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        again = Event(step=_first_again(step), session_log=SessionLog(status=SessionLog.START))
+        self.writer.file_writer.add_event(again)
+
     def close(self) -> None:
         self.writer.close()
 
 
+def _first_again(step: int) -> int:
+    """First step that a run which stands at `step` does again, with the evaluation before it where nothing was done yet."""
+    return step + 1 if step else 0
+
+
 class _Wandb:
+    """wandb counts rows by itself, for it would drop those of a step that is not new: rows of steps that are done again
+    come after the first ones, and curves are over the row's own `step`."""
+
     name = "wandb"
 
     def __init__(self, recipe: Recipe, mode: str) -> None:
@@ -141,9 +162,13 @@ class _Wandb:
             # Without a network the end would be waited for without end; everything is on disk, for `wandb sync`.
             settings=wandb.Settings(silent=True, console="off", init_timeout=wait_s, finish_timeout=wait_s),
         )
+        self.run.define_metric("*", step_metric="step")
 
     def write(self, row: Row) -> None:
-        self.run.log(_scalars(row), step=row["step"])
+        self.run.log({**_scalars(row), "step": row["step"]})
+
+    def rewind(self, step: int) -> None:
+        """What was sent stays."""
 
     def close(self) -> None:
         self.run.finish()

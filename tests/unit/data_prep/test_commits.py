@@ -14,6 +14,7 @@ from object_store import s3_server
 from pygit2.enums import FileMode
 from typer.testing import CliRunner
 
+from data_prep import importing
 from data_prep.cli import app
 from data_prep.commits import samples as samples_module
 from data_prep.commits.metadata import Popularity, load_metadata
@@ -23,6 +24,7 @@ from data_prep.commits.settings import load_config
 from data_prep.commits.target import apply_target
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
+from data_prep.shards import run_shards
 from tokenizer.encode import Encoder
 
 DAY_S = 86_400
@@ -439,6 +441,26 @@ def test_names_of_sources_are_those_of_files(tmp_path, repo, run, name):
     with pytest.raises(DataError, match=r"source name .* use letters, digits"):
         run(sources=[CommitSource(str(tmp_path / "repos"), name)])
     assert not (tmp_path / "corpus").exists()
+
+
+def test_a_source_whose_run_broke_off_is_named_again_too(tmp_path, repo, run, samples, monkeypatch):
+    for number in range(9):
+        repo.commit(f"Commit {number}", a_py=f"a = {number}\n".encode())
+    other = Repo(tmp_path / "other")
+    other.commit("Start", b_py=b"b = 1\n")
+    other.commit("Next", b_py=b"b = 2\n")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(importing, "run_shards", broken_off_after_the_first)
+        run(shard_commits=3)
+    with pytest.raises(DataError, match="has commits of source git, too: name it again"):
+        run(sources=[CommitSource(str(tmp_path / "other"), "other")])
+    run(sources=[CommitSource(str(tmp_path / "other"), "other")], remove=["git"])
+    assert {sample["source"] for sample in samples().values()} == {"other"}
+
+
+def broken_off_after_the_first(tasks, *arguments):
+    run_shards(tasks[:1], *arguments)
+    raise KeyboardInterrupt
 
 
 def test_documents_of_code_are_not_mixed_with_commits(tmp_path, repo, run, take, files):

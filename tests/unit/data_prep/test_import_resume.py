@@ -139,6 +139,59 @@ def test_sources_are_added_kept_and_removed(tmp_path, root, take, rows, files):
         import_documents([], tmp_path / "corpus", ImportLimits(), 1, remove=["src"])
 
 
+@pytest.fixture
+def killed_after(monkeypatch):
+    """killed_after(units, function) calls a function whose run is killed after that many units."""
+    original = data_prep.importing.run_shards
+
+    def run(units, function):
+        def begin(tasks, *args):
+            original(tasks[:units], *args)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(data_prep.importing, "run_shards", begin)
+            function()
+
+    return run
+
+
+def test_a_source_that_was_not_imported_to_the_end_is_not_complete_with_another(
+    tmp_path, root, take, rows, files, killed_after
+):
+    other = files(tmp_path / "other", {"s/a.c": "int a;\n"})
+    killed_after(2, lambda: take(root, shard_bytes=2000))
+    with pytest.raises(DataError, match="source src was not imported to the end: name it again, or .* --remove"):
+        take(other, name="other")
+    take(root, shard_bytes=2000)
+    assert take(other, name="other").documents == len(rows()) == 49
+
+
+def test_a_source_that_was_not_imported_to_the_end_can_be_removed(tmp_path, root, take, rows, files, killed_after):
+    other = files(tmp_path / "other", {"s/a.c": "int a;\n"})
+    killed_after(2, lambda: take(root, shard_bytes=2000))
+    spec = SourceSpec("folders", str(other), "other")
+    report = import_documents([spec], tmp_path / "corpus", ImportLimits(), 1, remove=["src"])
+    assert [row["source"] for row in rows()] == ["other"] and set(report.sources) == {"other"}
+
+
+@pytest.mark.parametrize("units", [0, 1, 3])
+def test_a_changed_source_that_was_not_imported_to_the_end_is_not_complete(
+    tmp_path, root, take, rows, files, killed_after, units
+):
+    other = files(tmp_path / "other", {"s/a.c": "int a;\n"})
+    take(root, shard_bytes=2000)
+    for number in range(0, 12, 3):
+        (root / f"r{number}/f1.py").write_text("y = 1\n" * 100)
+    (root / "r0/f0.py").unlink()
+    killed_after(units, lambda: take(root, shard_bytes=2000))
+    with pytest.raises(DataError, match="source src was not imported to the end"):
+        take(other, name="other")
+    take(root, shard_bytes=2000)
+    take(other, name="other")
+    assert len({row["id"] for row in rows()}) == len(rows()) == 48
+
+
 def test_two_sources_cannot_have_one_name(tmp_path, root):
     specs = [SourceSpec("folders", str(root), "a"), SourceSpec("folder", str(root), "a")]
     with pytest.raises(DataError, match="two sources are named 'a'"):
