@@ -18,21 +18,36 @@ from megatron_seed.config.sources import SourceConfig
 from megatron_seed.errors import SeedError
 
 Key = tuple[str | int, ...]
+_FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 3e-4 and 1e6 read as numbers, and with off, on, yes and no as words: YAML 1.1 has it the other way."""
+    """YAML with 3e-4 and 1e6 read as numbers, and with off, on, yes and no as words: YAML 1.1 has it the other way.
+
+    A key that stands twice in a mapping is refused.
+    """
 
     yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as a word."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -66,7 +81,7 @@ def parse_recipe(values: Mapping[str, Any], where: str, lines: Mapping[Key, int]
 
 def dump_recipe(recipe: BaseModel) -> str:
     """The resolved recipe as YAML; `load_recipe` of it gives the same value."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_seed.config.section import Positive, Section
 
@@ -44,6 +44,14 @@ class StopConfig(Section):
     margin_s: Annotated[float, Field(ge=0)] = 300.0
     """Seconds before that at which it stops, for the last save."""
 
+    @model_validator(mode="after")
+    def _time_is_left(self) -> StopConfig:
+        if self.wall_clock_s is not None and self.wall_clock_s <= self.margin_s:
+            raise ValueError(
+                f"wall_clock_s {self.wall_clock_s:g} must be above margin_s {self.margin_s:g}, when a run is stopped"
+            )
+        return self
+
 
 class WatchdogConfig(Section):
     """A job that stands still ends with an error that names the rank, instead of holding its machines."""
@@ -61,6 +69,12 @@ class WatchdogConfig(Section):
     slow_rank_steps: Positive = 50
     """Steps over which that is measured."""
 
+    @model_validator(mode="after")
+    def _sign_of_life_in_time(self) -> WatchdogConfig:
+        if self.heartbeat_s >= self.peer_timeout_s:
+            raise ValueError(f"heartbeat_s {self.heartbeat_s:g} must be below peer_timeout_s {self.peer_timeout_s:g}")
+        return self
+
 
 class ProfileConfig(Section):
     """A trace of some steps, for chrome://tracing or Perfetto, in the run folder."""
@@ -68,6 +82,12 @@ class ProfileConfig(Section):
     steps: tuple[Positive, Positive] | None = None
     """First and last step."""
     ranks: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ProfileConfig:
+        if self.steps and self.steps[0] > self.steps[1]:
+            raise ValueError(f"steps {list(self.steps)}: the first step comes first")
+        return self
 
 
 class LoggingConfig(Section):

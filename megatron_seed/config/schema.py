@@ -17,7 +17,7 @@ from megatron_seed.config.running import (
     StopConfig,
     WatchdogConfig,
 )
-from megatron_seed.config.section import Fraction, Positive, Section
+from megatron_seed.config.section import Fraction, Name, Positive, PositiveFloat, Section
 from megatron_seed.config.sources import EvaluationConfig, SourceConfig
 
 
@@ -82,15 +82,15 @@ class ModelConfig(Section):
     vocab_multiple: Positive = 128
     """Embedding rows are padded up to a multiple of this, whatever the layout; export trims them again."""
     max_sequence_length: Positive = 8192
-    rotary_base: float = 500_000.0
+    rotary_base: PositiveFloat = 500_000.0
     rope_scaling: RopeScaling | None = None
     """How a model's context was made longer than it was first trained with."""
     qkv_bias: bool = False
     """Queries, keys and values have biases."""
     qk_norm: bool = False
     """RMSNorm over each head of queries and of keys, before rotary positions."""
-    norm_epsilon: float = 1e-6
-    init_std: float = 0.0099
+    norm_epsilon: PositiveFloat = 1e-6
+    init_std: PositiveFloat = 0.0099
     tied_embeddings: bool = False
     head: Literal["next_token", "score"] = "next_token"
     """What the model says after each token: logits of the next one, or one number, such as a file's quality. A score
@@ -181,7 +181,7 @@ class BatchRamp(Section):
 class PhaseConfig(Section):
     """A stretch of training. Phases alone decide rate, mixture, context and batch."""
 
-    name: str
+    name: Name
     tokens: Positive
     """Budget; the last step is the first that reaches it."""
     learning_rate: LearningRate
@@ -208,7 +208,7 @@ class PhaseConfig(Section):
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _number_is_constant(cls, value: Any) -> Any:
-        return {"peak": value} if isinstance(value, int | float) else value
+        return {"peak": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _ramp_reaches_the_batch(self) -> PhaseConfig:
@@ -275,7 +275,7 @@ class StartFrom(Section):
 class Recipe(Section):
     """A whole run."""
 
-    name: str
+    name: Name
     run_dir: Path
     seed: Annotated[int, Field(ge=0)] = 1234
     model: ModelConfig

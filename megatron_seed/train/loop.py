@@ -25,7 +25,10 @@ _POLL_S = 1.0
 
 
 def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
-    """Run what is left of phases of one layout; ends early, with `run.stop.reason`, when the job is told to stop."""
+    """Run what is left of phases of one layout.
+
+    Ends early with `run.stop.reason`, when the job is told to stop, or where it went back to before these phases.
+    """
     try:
         for hook in hooks:
             hook.start(progress)
@@ -33,7 +36,7 @@ def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hook
         for hook in hooks:
             if run.stop.reason:
                 hook.stop(progress)
-            else:
+            elif not phases_left(run.recipe, phases, progress):
                 hook.finish(progress)
     finally:
         for hook in hooks:
@@ -43,12 +46,18 @@ def run_phases(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hook
 
 def _run_all(run: Run, phases: Sequence[PhaseConfig], progress: Progress, hooks: Sequence[Hook]) -> Progress:
     rollbacks = 0
-    while not run.stop.reason and (left := phases_left(run.recipe, phases, progress)):
-        progress = _run_phase(run, left[0], progress, hooks)
+    while not run.stop.reason and (phase := _next_phase(run.recipe, phases, progress)):
+        progress = _run_phase(run, phase, progress, hooks)
         if progress.skips >= run.recipe.guard.max_skips:
             rollbacks += 1
             progress = _go_back(run, progress, hooks, rollbacks)
     return progress
+
+
+def _next_phase(recipe: Recipe, phases: Sequence[PhaseConfig], progress: Progress) -> PhaseConfig | None:
+    """The first of the whole recipe in which something is left, if it is one of these."""
+    left = phases_left(recipe, recipe.phases, progress)
+    return left[0] if left and left[0] in phases else None
 
 
 def _run_phase(run: Run, phase: PhaseConfig, progress: Progress, hooks: Sequence[Hook]) -> Progress:
@@ -157,6 +166,7 @@ def _go_back(run: Run, progress: Progress, hooks: Sequence[Hook], rollbacks: int
         )
     for hook in hooks:
         hook.settle()
+    run.watchdog.beat(f"step {progress.step}", starting=True)
     progress = roll_back(run, progress)
     for hook in hooks:
         hook.rewind(progress)

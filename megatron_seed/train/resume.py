@@ -50,10 +50,11 @@ def find_start(recipe: Recipe, groups: Groups) -> Start | None:
         return Start(own)
     if recipe.start_from is None:
         return None
-    foreign = megatron_lm.find(recipe.start_from.checkpoint)
+    # One look for all ranks: the run that it is from may be saving.
+    asked = recipe.start_from.checkpoint
+    foreign, checkpoint = groups.from_main((megatron_lm.find(asked), resolve(asked)))
     if foreign is not None:
         return Start(foreign, recipe.start_from)
-    checkpoint = resolve(recipe.start_from.checkpoint)
     damage = find_damage_together(checkpoint, groups)
     if damage:
         raise SeedError(f"start_from: {damage}")

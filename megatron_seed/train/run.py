@@ -62,14 +62,20 @@ def train(recipe: Recipe) -> Progress:
         watchdog = Watchdog(recipe.watchdog, launch, recipe.run_dir)
         timeout_s = watchdog.collective_timeout_s
         with _sole_writer(recipe, launch), job(timeout_s) as launch, watchdog, memory_told(recipe.run_dir, launch.rank):
+            stretches, number = _stretches(recipe), 0
             progress, where = Progress(), None
-            for phases in _stretches(recipe):
+            while number < len(stretches):
+                phases = stretches[number]
                 watchdog.beat(f"step {progress.step}" if progress.step else "the start", starting=True)
                 with laid_out(launch, recipe.layout_of(phases[0]), recipe.seed, timeout_s) as groups:
                     where = where or find_start(recipe, groups)
-                    if where and _is_done(recipe, phases, where):
-                        continue
-                    progress, where = _train_stretch(recipe, phases, groups, request, watchdog, where), None
+                    # The checkpoint decides: it may be one of an earlier stretch, where the newest ones are damaged.
+                    due = min(_first_left(recipe, stretches, where), len(stretches) - 1)
+                    if due == number:
+                        progress = _train_stretch(recipe, phases, groups, request, watchdog, where)
+                        number, where = _first_left(recipe, stretches, progress), None
+                    else:
+                        number = due
     return progress
 
 
@@ -83,10 +89,12 @@ def _sole_writer(recipe: Recipe, launch: Launch) -> Iterator[None]:
     with (recipe.run_dir / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise SeedError(
                 f"{recipe.run_dir}: another training job is writing there; wait for it, or stop it"
             ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): see to it that no other job writes there", recipe.run_dir, error)
         yield
 
 
@@ -155,10 +163,11 @@ def _stretches(recipe: Recipe) -> list[list[PhaseConfig]]:
     return [list(phases) for _, phases in itertools.groupby(recipe.phases, key=built)]
 
 
-def _is_done(recipe: Recipe, phases: Sequence[PhaseConfig], where: Start) -> bool:
-    """Nothing is left of these phases, and others come after them: no model need be built for them."""
-    last = phases[-1] == recipe.phases[-1]
-    return not last and not phases_left(recipe, phases, stands(where.checkpoint, where.branch, recipe))
+def _first_left(recipe: Recipe, stretches: Sequence[Sequence[PhaseConfig]], at: Start | Progress | None) -> int:
+    """Number of the stretch in which a run goes on from there; their count when nothing is left."""
+    progress = stands(at.checkpoint, at.branch, recipe) if isinstance(at, Start) else at or Progress()
+    left = (number for number, phases in enumerate(stretches) if phases_left(recipe, phases, progress))
+    return next(left, len(stretches))
 
 
 def _train_stretch(
@@ -169,7 +178,10 @@ def _train_stretch(
     watchdog: Watchdog,
     where: Start | None,
 ) -> Progress:
-    """Train what is left of these phases; its last checkpoint is where the next stretch begins."""
+    """Train what is left of these phases; its last checkpoint is where the next stretch begins.
+
+    The run may stand before these phases afterwards: where it went back to a checkpoint that is older than they are.
+    """
     run, progress = start(recipe, groups, phases[0], request, watchdog, where)
     try:
         progress = run_phases(run, phases, progress, hooks_of(run))
@@ -177,8 +189,9 @@ def _train_stretch(
         run.recorder.close()
     if run.stop.reason:
         run.recorder.event(progress.step, "stopped_early", reason=run.stop.reason)
+        saved = "" if progress.skips else ", saved"
         raise StoppedEarly(
-            f"stopped by {run.stop.reason} after step {progress.step}, saved; start the same command again to go on"
+            f"stopped by {run.stop.reason} after step {progress.step}{saved}; start the same command again to go on"
         )
     return progress
 

@@ -44,6 +44,16 @@ def test_a_passing_fault_is_computed_again_and_a_lasting_one_ends_the_run(
     )
 
 
+def test_replicas_are_compared_before_the_last_save(tiny_recipe: Callable[..., Path], start: Callable) -> None:
+    guard, saves = {"compare_replicas_every_steps": 7}, {"every_steps": 1000}
+    faulty = tiny_recipe("faulty", layout=LAYOUT, guard=guard, checkpoint=saves)
+    ended = start(SCRIPT, "silent:18", faulty, processes=2, check=False)
+    run_dir = faulty.with_suffix("")
+    assert ended.returncode
+    assert [(event["event"], event["step"]) for event in events(run_dir)] == [("replicas_differ", 20)]
+    assert not finished(run_dir)
+
+
 def test_out_of_memory_ends_in_one_line_and_a_snapshot(tiny_recipe: Callable[..., Path], start: Callable) -> None:
     recipe = tiny_recipe("hungry", evaluation={"held_out": []})
     batch = ("phases.0.global_batch_size=16384", "phases.0.micro_batch_size=16384", "phases.0.tokens=1e8")

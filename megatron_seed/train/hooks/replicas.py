@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from megatron_seed.checkpoint.state import Progress
 from megatron_seed.errors import SeedError
 from megatron_seed.optim.build import whole_parameters
 from megatron_seed.train.hooks import Hook, StepRecord
@@ -18,19 +19,30 @@ Digests = dict[str, int]
 
 
 class ReplicasHook(Hook):
+    """Every so many steps and before every save, also the last one."""
+
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._every = run.recipe.guard.compare_replicas_every_steps if run.groups.launch.world_size > 1 else 0
+        self._compared: int | None = None
 
     def after_step(self, record: StepRecord) -> None:
-        recipe, step = self.run.recipe, record.progress.step
-        every = recipe.guard.compare_replicas_every_steps
-        if not every or self.run.groups.launch.world_size == 1:
-            return
-        if step % every == 0 or step % recipe.checkpoint.every_steps == 0:
+        step = record.progress.step
+        if self._every and (step % self._every == 0 or step % self.run.recipe.checkpoint.every_steps == 0):
             self._compare(step)
 
+    def rewind(self, progress: Progress) -> None:
+        self._compared = None
+
+    def finish(self, progress: Progress) -> None:
+        if self._every and progress.step != self._compared:
+            self._compare(progress.step)
+
+    def stop(self, progress: Progress) -> None:
+        self.finish(progress)
+
     def _compare(self, step: int) -> None:
-        groups = self.run.groups
+        self._compared, groups = step, self.run.groups
         with whole_parameters(self.run.models):
             mine = self._digests()
         everyones = groups.gather((socket.gethostname(), mine))

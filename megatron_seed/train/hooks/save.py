@@ -50,7 +50,12 @@ class SaveHook(Hook):
             )
 
     def stop(self, progress: Progress) -> None:
-        self.finish(progress)
+        if progress.skips:  # as in `after_step`
+            self.saver.finish()
+            say = logger.warning if self.run.groups.is_main else logger.debug
+            say("step %d is not saved: the last %d updates were left out", progress.step, progress.skips)
+        else:
+            self.finish(progress)
 
     def _report(self, outcome: Outcome) -> None:
         self.run.watchdog.beat(f"the save of step {outcome.progress.step}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron_seed.config.load import dump_recipe, load_recipe, parse_recipe, shipped_recipes
 from megatron_seed.config.presets import PRESETS
@@ -55,6 +58,17 @@ def test_a_dumped_recipe_loads_to_the_same_value(recipe_file: Callable[[str], Pa
     assert load_recipe(recipe_file(dump_recipe(recipe))) == recipe
 
 
+@settings(max_examples=40)
+@given(st.one_of(st.text(min_size=1), st.sampled_from(["3e-4", "1E5", "-2.5e+3", "0x1f", "1_0", "12:30", "off", "~"])))
+def test_any_name_survives_a_dump(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(RECIPE)
+        recipe = load_recipe(path).model_copy(update={"name": name})
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        assert load_recipe(path) == recipe
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -69,6 +83,14 @@ def test_a_dumped_recipe_loads_to_the_same_value(recipe_file: Callable[[str], Pa
         ("a: [", [], "not YAML"),
         ("name: \udcff", [], "recipe.yaml: not YAML"),
         (RECIPE.replace("name: small\n", ""), [], "name is missing"),
+        (RECIPE + "guard: {max_skips: 7}\nguard: {max_skips: 3}\n", [], "key 'guard' stands twice"),
+        (RECIPE, ["phases.0.name=''"], "phases.0.name: String should have at least 1 character"),
+        (RECIPE, ["phases.0.blend.0.weight=.inf"], "phases.0.blend.0.weight: Input should be a finite number"),
+        (RECIPE, ["phases.0.learning_rate=true"], "phases.0.learning_rate"),
+        (RECIPE, ["model.rotary_base=0"], "model.rotary_base: Input should be greater than 0"),
+        (RECIPE, ["stop.wall_clock_s=240"], "stop: wall_clock_s 240 must be above margin_s 300"),
+        (RECIPE, ["watchdog.heartbeat_s=200"], "watchdog: heartbeat_s 200 must be below peer_timeout_s 120"),
+        (RECIPE, ["profile.steps=[20,10]"], "profile: steps [20, 10]: the first step comes first"),
     ],
 )
 def test_refusals(recipe_file: Callable[[str], Path], text: str, overrides: list[str], message: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import GuardConfig, Recipe
 from megatron_seed.data.loader import PhaseData
 from megatron_seed.errors import SeedError
+from megatron_seed.runtime.signals import StoppedEarly
 from megatron_seed.trace import trace_step
-from megatron_seed.train import guard, metrics
+from megatron_seed.train import guard, metrics, rollback
 from megatron_seed.train.guard import judge, spike_threshold
 from megatron_seed.train.rollback import jumped
+from megatron_seed.watch.watchdog import Watchdog
 
 BATCH, LENGTH, STEPS = 4, 16, 12
 MODEL = {"preset": "seed_coder_tiny", "vocab_size": 120, "num_layers": 1, "hidden_size": 16, "ffn_hidden_size": 32}
@@ -131,6 +136,61 @@ def test_a_run_goes_back_and_past_bad_data(recipe: Callable[..., Recipe], monkey
     assert {piece["sample"] for piece in left_out} == set(BAD)
     assert sum(piece["tokens"] for piece in left_out) == len(BAD) * LENGTH
     assert read_progress(finished(faulty.run_dir)[-1]).jumps == (Jump(phase="main", first=BAD.start, stop=BAD.stop),)
+
+
+def test_a_run_goes_back_though_the_documents_cannot_be_told(
+    recipe: Callable[..., Recipe], tiny_builds: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in Path(tiny_builds["train"]).parent.glob("train*"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "train.provenance.parquet").write_text("no parquet")
+    faulty = recipe("faulty")
+    source = faulty.phases[0].blend[0].model_copy(update={"builds": (str(tmp_path / "train"),)})
+    phase = faulty.phases[0].model_copy(update={"blend": (source,)})
+    faulty = faulty.model_copy(update={"phases": (phase,)})
+    spoil(monkeypatch, holds_bad_data(faulty))
+    rows = train(faulty)
+    rolled_back = next(row for row in rows if row.get("event") == "rolled_back")
+    assert (rolled_back["to_step"], rolled_back["first_sample"], rolled_back["documents"]) == (5, BAD.start, None)
+    assert "train.provenance.parquet" in rolled_back["why_not"]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, STEPS + 1))
+
+
+def test_going_back_is_given_the_time_of_a_start(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    beat, load = Watchdog.beat, rollback.load_start
+    monkeypatch.setattr(
+        Watchdog,
+        "beat",
+        lambda self, what, starting=False: order.append(f"{what} {starting}") or beat(self, what, starting=starting),
+    )
+    monkeypatch.setattr(rollback, "load_start", lambda *given: order.append("loads") or load(*given))
+    faulty = recipe("faulty")
+    spoil(monkeypatch, holds_bad_data(faulty))
+    train(faulty)
+    assert order[order.index("loads") - 1] == "step 9 True"
+
+
+def test_a_run_told_to_stop_between_left_out_updates_saves_nothing(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be what the run goes back to, though its parameters may be what is wrong."""
+    faulty, expected = recipe("faulty"), losses(train(recipe("clean")))
+    with monkeypatch.context() as patch:
+
+        def wrong(number: int) -> bool:
+            if number == 9:  # step 7, once more
+                os.kill(os.getpid(), signal.SIGTERM)
+            return number >= 6
+
+        calls = iter(range(1, 10**6))
+        spoil(patch, lambda batches: wrong(next(calls)))
+        with pytest.raises(StoppedEarly, match="stopped by SIGTERM after step 7; start the same command again"):
+            train(faulty)
+    assert [path.name for path in finished(faulty.run_dir)] == ["step-00000005"]
+    assert losses(train(faulty)) == expected
 
 
 def test_trace_knows_of_the_jump(recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,17 @@ def test_a_wandb_that_cannot_start_does_not_stop_the_run(
     run_dir = run(phases={"main": 2}, logging={"tensorboard": False, "wandb": "online"})
     assert len(rows(run_dir)) == 2
     assert "wandb did not start, going on without it: no route to host" in caplog.text
+
+
+def test_where_nothing_can_be_locked_a_run_says_so_and_goes_on(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert len(losses(run(phases={"main": 2}))) == 2
+    assert "cannot be locked" in caplog.text
 
 
 def test_evaluation_does_not_depend_on_how_it_is_batched(run: Callable, tiny_builds: dict[str, str]) -> None:
