@@ -111,7 +111,7 @@ def docstrings():
 def licences():
     """Paragraphs of the licences of installed packages, three to a page, none twice."""
     seen, found = set(), []
-    for distribution in importlib.metadata.distributions():
+    for distribution in sorted(importlib.metadata.distributions(), key=lambda one: one.name):
         for file in distribution.files or ():
             if "licen" in file.name.lower() and file.suffix in ("", ".txt", ".md"):
                 text = Path(distribution.locate_file(file)).read_text(encoding="utf-8", errors="replace")
@@ -253,7 +253,7 @@ def flow(tmp_path_factory):
 
 def classify(corpus, model, annotation, *settings):
     """Trains a classifier on few labels and asks it about every page."""
-    few = ("minimum_train=20", "minimum_evaluated=2")
+    few = ("minimum_train=12", "minimum_evaluated=2")
     run("classify", "train", corpus, model, *(word for one in (*settings, *few) for word in ("--set", one)))
     run("classify", "apply", corpus, model, "--annotation", annotation)
 
