@@ -24,7 +24,6 @@ from launch.slurm.health import HealthCheck
 from launch.slurm.history import Event, History, attempts, failures_in_a_row, log_dir, saved_step, verdict
 from launch.slurm.policy import Act, Decision, End, Rules, Situation, decide, read_end
 from launch.slurm.step import Training
-from megatron_seed.errors import SeedError
 from megatron_seed.runtime import exit_codes
 
 GAVE_UP = 1
@@ -155,16 +154,16 @@ class Supervisor:
         return self.terminated or self._verdict() is not None
 
     def _look(self) -> None:
-        """What cannot wait until training ends. At the time limit there are seconds left, and the last save may take all of
-        them."""
+        """What cannot wait until training ends: at the time limit there are seconds left, and the last save may take
+        all of them."""
         if ended := self._verdict():
             self._stop_training(ended)
         elif self.terminated and self.rules.at_time_limit == "requeue" and self._is_time_limit() and not self.requeued:
             self._requeue("the time limit")
 
     def _stop_training(self, ended: Event) -> None:
-        """What `launch cancel` said may have come before there was anyone to hear it, as torchrun takes a while to start
-        its ranks; training takes it any number of times."""
+        """The signal of `launch cancel` may have come when nobody heard it, and so may this one: torchrun takes a while
+        to start its ranks. To training several are one."""
         if time.monotonic() < self.stop_again_at:
             return
         self.stop_again_at = time.monotonic() + _STOP_AGAIN_S
@@ -263,7 +262,7 @@ class Supervisor:
 def main(arguments: Sequence[str]) -> int:
     try:
         return Supervisor(parser().parse_args(arguments)).run()
-    except (control.SlurmError, SeedError) as error:
+    except control.SlurmError as error:
         print(f"megatron-seed: {error}", file=sys.stderr)
         return GAVE_UP
 

@@ -124,8 +124,8 @@ class _TensorBoard:
             self.writer.add_scalar(name, value, row["step"])
 
     def rewind(self, step: int) -> None:
-        """What a new writer with `purge_step` would write, in the same file: of files begun within one second, TensorBoard
-        need not read the newer one last."""
+        """Write what a new writer with `purge_step` would begin with, but in the same file: of two that were begun in
+        one second TensorBoard may read the newer one first."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         again = Event(step=_first_again(step), session_log=SessionLog(status=SessionLog.START))
@@ -136,13 +136,13 @@ class _TensorBoard:
 
 
 def _first_again(step: int) -> int:
-    """First step that a run which stands at `step` does again, with the evaluation before it where nothing was done yet."""
+    """First step that a run which stands at `step` does again; step 0 is the evaluation before the first update."""
     return step + 1 if step else 0
 
 
 class _Wandb:
-    """wandb counts rows by itself, for it would drop those of a step that is not new: rows of steps that are done again
-    come after the first ones, and curves are over the row's own `step`."""
+    """wandb drops rows whose number is not new, so those of steps that are done again get numbers after all others.
+    Until then numbers are steps; curves are over steps anyway."""
 
     name = "wandb"
 
@@ -163,12 +163,18 @@ class _Wandb:
             settings=wandb.Settings(silent=True, console="off", init_timeout=wait_s, finish_timeout=wait_s),
         )
         self.run.define_metric("*", step_metric="step")
+        self._step: int | None = None
+        self._number = self.run.starting_step - 1
+        """Of the last row, which rows of its step join."""
 
     def write(self, row: Row) -> None:
-        self.run.log({**_scalars(row), "step": row["step"]})
+        if row["step"] != self._step:
+            self._step, self._number = row["step"], max(row["step"], self._number + 1)
+        self.run.log({**_scalars(row), "step": row["step"]}, step=self._number)
 
     def rewind(self, step: int) -> None:
-        """What was sent stays."""
+        """What was sent stays; no row joins it any more."""
+        self._step = None
 
     def close(self) -> None:
         self.run.finish()

@@ -27,6 +27,8 @@ class Service(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
         self.received = b""
+        self.rows: list[dict[str, Any]] = []
+        """Of the run's history."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -45,13 +47,10 @@ class Answers(BaseHTTPRequestHandler):
         asked: dict[str, Any] = {}
         with suppress(ValueError):
             asked = json.loads(body)
-        data = {}
-        if "upsertBucket" in asked.get("query", ""):
-            name = asked["variables"]["name"]
-            project = {"id": "p", "name": "megatron-seed", "entity": {"id": "e", "name": "someone"}}
-            bucket = {"id": "b", "name": name, "displayName": name, "config": "{}", "historyLineCount": 0}
-            data = {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}}
-        answer = json.dumps({"data": data}).encode()
+        if "file_stream" in self.path:
+            lines = asked.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+            self.server.rows += map(json.loads, lines)
+        answer = json.dumps({"data": self.told(asked)}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
@@ -59,6 +58,21 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     do_GET = do_PUT = do_POST
+
+    def told(self, asked: dict[str, Any]) -> dict[str, Any]:
+        query, rows = asked.get("query", ""), self.server.rows
+        name = asked.get("variables", {}).get("name")
+        bucket = {"id": "b", "name": name, "displayName": name, "config": "{}", "historyLineCount": len(rows)}
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": "megatron-seed", "entity": {"id": "e", "name": "someone"}}
+            return {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": not rows}}
+        if "RunResumeStatus" in query and rows:
+            tails = {"historyTail": json.dumps([json.dumps(rows[-1])]), "eventsTail": "[]", "summaryMetrics": "{}"}
+            counts = {"eventsLineCount": 0, "logLineCount": 0}
+            return {"model": {"bucket": {**bucket, **tails, **counts, "wandbConfig": '{"t": 1}', "tags": []}}}
+        if "createRunFiles" in query:
+            return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": []}}
+        return {}
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -121,6 +135,33 @@ def test_numbers_are_kept_where_wandb_cannot_be_reached(
     (line,) = (line for line in said.splitlines() if "its files are kept for `wandb sync`" in line)
     assert f"wandb: {service.url} cannot be reached" in line
     assert kept(recipe.with_suffix(""), "offline-run").count(b"train/loss") >= 2
+
+
+TWICE = """\
+import sys
+from megatron_seed.config.load import load_recipe
+from megatron_seed.train.record import Recorder
+
+for begin, end in ((0, 5), (2, 6)):
+    recorder = Recorder(load_recipe(sys.argv[1]), begin, active=True)
+    for step in range(begin + 1, end + 1):
+        recorder.write({"kind": "train", "step": step, "loss": 10.0 * begin + step})
+    recorder.close()
+"""
+
+
+def test_a_run_that_is_resumed_from_an_older_step_sends_what_is_done_again(
+    service: Service, tiny_recipe: Callable[..., Path], start: Callable, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("run", model=MODEL, logging=ONLINE)
+    recipe.with_suffix("").mkdir()
+    (tmp_path / "twice.py").write_text(TWICE)
+    start(tmp_path / "twice.py", recipe, timeout_s=120)
+    first, again = [1, 2, 3, 4, 5], [3, 4, 5, 6]
+    assert [row["step"] for row in service.rows] == [*first, *again]
+    assert [row["train/loss"] for row in service.rows] == [*first, *(20 + step for step in again)]
+    numbers = [row["_step"] for row in service.rows]
+    assert numbers[:5] == first and numbers == sorted(set(numbers))
 
 
 def test_without_a_login_numbers_stay_here(
