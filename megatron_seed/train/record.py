@@ -181,7 +181,11 @@ class _Wandb:
 
 
 def _tensorboard(recipe: Recipe, step: int) -> list[Sink]:
-    return [_TensorBoard(recipe.run_dir / "events", step)] if recipe.logging.tensorboard else []
+    try:
+        return [_TensorBoard(recipe.run_dir / "events", step)] if recipe.logging.tensorboard else []
+    except OSError as error:
+        logger.warning("TensorBoard did not start, going on without it: %s", error)
+        return []
 
 
 def _wandb(recipe: Recipe) -> list[Sink]:

@@ -137,6 +137,15 @@ def test_nothing_is_charted_when_not_asked_for(run: Callable) -> None:
     assert {path.name for path in run_dir.iterdir()} == {".lock", "config.yaml", "metrics.jsonl", "checkpoints"}
 
 
+def test_a_folder_of_events_that_cannot_be_made_does_not_stop_the_run(
+    run: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events").write_text("in the way")
+    assert len(rows(run(phases={"main": 1}, logging={"tensorboard": True, "wandb": "off"}))) == 1
+    assert "TensorBoard did not start, going on without it" in caplog.text
+
+
 def test_a_wandb_that_cannot_start_does_not_stop_the_run(
     run: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
