@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from data_prep.annotations import annotation_directory, refuse_others, remove_orphans, write_table
+from data_prep.annotations import annotation_directory, inputs_of, refuse_others, remove_orphans, write_table
 from data_prep.annotators.base import Annotator, AnnotatorSpec, annotator, fingerprint_of, version_of
 from data_prep.annotators.isolation import IsolatedAnnotator, IsolationLimits, Rows
 from data_prep.documents import list_shards
@@ -99,8 +99,8 @@ def _plan(
     about = {"name": spec.name, "version": version_of(known), "settings": settings}
     tasks = []
     for shard, digest in shards.items():
-        counters = {"documents_sha256": digest, "annotator": about}
-        inputs = fingerprint(answers, digest)
+        counters = {"documents_sha256": digest, "annotator": about, "answers": answers}
+        inputs = inputs_of(answers, digest)
         output = directory / shard.name
         if retry_failed and (finished_manifest(output, inputs) or {}).get("failed"):
             remove_shard(output)

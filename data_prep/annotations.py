@@ -2,10 +2,12 @@
 
 The manifest of an annotation shard says which documents shard it is of (`documents_sha256`) and, for an annotator that
 looks at the whole corpus, which corpus (`corpus_fingerprint`), which `run` made it and which runs of other annotations
-it was made `after`; so what is out of date can be told.
+it was made `after`; that of one which looks at single documents says what its `answers` depend on. So what is out of
+date, or half made anew, can be told.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
-from data_prep.shards import finished_manifest, read_manifest, remove_shard
+from data_prep.shards import fingerprint, finished_manifest, read_manifest, remove_shard
 
 
 class StepAnnotation(StrEnum):
@@ -72,10 +74,15 @@ def refuse_others(corpus: Path, name: str, made_by: str | None) -> None:
             )
 
 
+def inputs_of(answers: str, documents_sha256: str) -> str:
+    """What the annotation of a documents shard is made from, where it depends on nothing else in the corpus."""
+    return fingerprint(answers, documents_sha256)
+
+
 def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list[tuple[Path, dict[str, Any]]]:
     """An annotation's shards, in the order of the documents shards, with their manifests.
 
-    Raises `DataError` where it lacks a shard or is of other documents.
+    Raises `DataError` where it lacks a shard, is of other documents, or was made anew only in part.
     """
     found, runs = [], set()
     for shard in list_shards(corpus):
@@ -94,4 +101,17 @@ def current_annotation(corpus: Path, name: str, corpus_fingerprint: str) -> list
         found.append((path, manifest))
     if len(runs) > 1:
         raise DataError(f"annotation {name} is half done; run the step that makes it again")
+    if _is_mixed([manifest for _, manifest in found]):
+        raise DataError(
+            f"annotation {name} is half done with other settings or files; run the step that makes it again"
+        )
     return found
+
+
+def _is_mixed(manifests: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two annotators made some shards each, or one before and after what it reads beside documents changed."""
+    made_by = {json.dumps(manifest["annotator"], sort_keys=True) for manifest in manifests if "annotator" in manifest}
+    answers = next((manifest["answers"] for manifest in manifests if "answers" in manifest), None)
+    if len(made_by) > 1 or answers is None:
+        return len(made_by) > 1
+    return any(manifest["inputs"] != inputs_of(answers, manifest["documents_sha256"]) for manifest in manifests)

@@ -94,12 +94,16 @@ def say_failed(result: Mapping[str, Any]) -> None:
 
 
 def engine_of(name: str, options: list[str] | None, workers: int, work: Path) -> Any:
-    """The engine asked for; its scripts and logs go into `work`, or here where that is in an object store."""
+    """The engine asked for; its scripts and logs go into `work`, or here where that is in an object store.
+
+    Every command holds `work` while it runs, so there is one run of an engine on it at a time.
+    """
     from data_prep.engines.choose import make_engine
+    from data_prep.engines.runs import FOLDER
     from data_prep.storage import is_remote
 
-    place = Path("megatron-seed-engine") if is_remote(work) else work / "engine"
-    return make_engine(name, workers, place, pairs(options, "--engine-option"))
+    place = Path("megatron-seed-engine") if is_remote(work) else work / FOLDER
+    return make_engine(name, workers, place, pairs(options, "--engine-option"), work / FOLDER)
 
 
 def wide_console() -> Console:

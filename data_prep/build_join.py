@@ -112,7 +112,11 @@ def join_parts(
     prefix: Path, dtype: np.dtype, parts: Sequence[Part], inputs: str, loss_starts: bool = False
 ) -> dict[str, Any]:
     """Writes `.bin`, `.idx`, `.provenance.parquet` and `.parts.json`, with `loss_starts` also `.loss_starts.npy`;
-    returns what a manifest says of them."""
+    returns what a manifest says of them.
+
+    Provenance, which parts of the build before are read from, is written after all that is made of it: in an object
+    store an object that was replaced cannot be read on.
+    """
     filled = [part for part in parts if part.documents]
     documents = sum(part.documents for part in filled)
 
@@ -120,14 +124,15 @@ def join_parts(
         return (part.read_rows()[name].to_numpy() for part in filled)
 
     schema = PROVENANCE.append(_LOSS_START) if loss_starts else PROVENANCE
+    masked = sum(int(some.sum(dtype=np.int64)) for some in column("loss_start")) if loss_starts else 0
     totals: dict[str, int] = {}
     writers: dict[str, Callable[[BinaryIO], Any]] = {
         ".bin": lambda stream: _copy_tokens(stream, filled),
         ".idx": lambda stream: write_index(stream, dtype, documents, lambda: column("tokens")),
-        ".provenance.parquet": lambda stream: totals.update(_copy_provenance(stream, filled, schema)),
     }
     if loss_starts:
         writers[LOSS_STARTS] = lambda stream: write_numbers(stream, documents, column("loss_start"))
+    writers[".provenance.parquet"] = lambda stream: totals.update(_copy_provenance(stream, filled, schema))
     files = {}
     for suffix, writer in writers.items():
         path = _beside(prefix, suffix)
@@ -136,7 +141,6 @@ def join_parts(
     write_json(parts_path(prefix), {"inputs": inputs, "parts": listed})
     said = {"documents": documents, **totals, "files": files}
     if loss_starts:
-        masked = sum(int(some.sum(dtype=np.int64)) for some in column("loss_start"))
         name = prefix.name + LOSS_STARTS
         said["loss"] = {"on": "target", "starts": name, "tokens": totals["tokens"] - masked}
     return said

@@ -32,7 +32,7 @@ from data_prep.shards import (
 )
 from data_prep.sources.base import REASONS, UNREADABLE, Budget, Drops, ImportLimits, SourceSpec, Unit, group_units
 from data_prep.sources.plan import check_sources, plan_source
-from data_prep.storage import as_path, remove_file
+from data_prep.storage import as_path, each, remove_file
 
 __all__ = [
     "ImportLimits",
@@ -146,7 +146,8 @@ def known_sources(corpus: Path) -> list[str]:
 def _ledgers_and_plans(corpus: Path) -> dict[Path, str]:
     """Every ledger and plan of a corpus, with its source."""
     found = [*(corpus / "imports").glob("*.ledger"), *(corpus / "imports").glob("*.plan.json")]
-    return {path: _read(path)["source"] for path in found}
+    sources = each(lambda path: _read(path)["source"], found, corpus)
+    return dict(zip(found, sources, strict=True))
 
 
 def _check_others(corpus: Path, there: Mapping[Path, str], planned: Iterable[str], remove: Sequence[str]) -> None:

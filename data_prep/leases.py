@@ -24,20 +24,18 @@ class _Lease:
         self.path, self.lease_s = path, lease_s
         self.bucket, self.key, _ = path.fs.split_path(path.path)
         self.holder = f"process {os.getpid()} on {os.uname().nodename}"
+        self.token = secrets.token_hex(8)
         self.tag: str | None = None
+        self.expires = 0.0
         self.lost = False
 
     def take(self) -> None:
         """Raises `DataError` where another holds it."""
         if self._put(IfNoneMatch="*"):
             return
-        try:
-            tag = self.path.fs.info(self.path.path)["ETag"]
-            stored = json.loads(self.path.read_bytes())
-        except FileNotFoundError:
+        tag, stored = self._stored()
+        if tag is None:
             return self.take()
-        except ValueError:
-            stored, tag = {}, tag
         left = stored.get("expires", 0) - time.time()
         if left > 0 or not self._put(IfMatch=tag):
             holder = stored.get("holder", "another process")
@@ -48,36 +46,64 @@ class _Lease:
 
     def renew_until(self, ended: threading.Event) -> None:
         while not ended.wait(self.lease_s / 4):
-            with contextlib.suppress(OSError):  # of the network; tried again
+            with contextlib.suppress(Exception):  # of the network, whichever the client raises; tried again
                 if not self._put(IfMatch=self.tag):
                     self.lost = True
                     return
 
     def release(self) -> None:
-        with contextlib.suppress(OSError):
+        """Ends the lease; it is lost where another holds it, or has run out and nobody can say who holds it."""
+        try:
             if self._put(IfMatch=self.tag):
                 self.path.unlink(missing_ok=True)
+            else:
+                self.lost = True
+        except Exception:
+            self.lost = time.time() >= self.expires
 
     def _put(self, **condition: str) -> bool:
-        """Writes the lease under a condition; False where it does not hold."""
-        body = {"holder": self.holder, "expires": time.time() + self.lease_s, "token": secrets.token_hex(8)}
+        """Writes the lease under a condition; False where another holds it, or nobody does any more.
+
+        One that was not renewed in time is still held where the condition holds: nobody has written since.
+        """
+        expires = time.time() + self.lease_s
+        body = {"holder": self.holder, "expires": expires, "token": self.token}
         try:
             answer = self.path.fs.call_s3(
                 "put_object", Bucket=self.bucket, Key=self.key, Body=json.dumps(body).encode(), **condition
             )
-        except FileExistsError:
-            return False
+        except (FileExistsError, FileNotFoundError):
+            return self._is_ours()
         except OSError as error:
             if _PRECONDITIONS in str(error):
-                return False
+                return self._is_ours()
             raise
-        self.tag = answer["ETag"]
+        self.tag, self.expires = answer["ETag"], expires
         return True
+
+    def _is_ours(self) -> bool:
+        """Whether what is stored is of this run: a put may have come through although its answer did not."""
+        tag, stored = self._stored()
+        if stored.get("token") != self.token:
+            return False
+        self.tag, self.expires = tag, stored["expires"]
+        return True
+
+    def _stored(self) -> tuple[str | None, dict[str, Any]]:
+        """ETag and content of the lease that is stored; None where there is none."""
+        try:
+            tag = self.path.fs.info(self.path.path)["ETag"]
+            stored = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return None, {}
+        except ValueError:
+            return tag, {}
+        return tag, stored if isinstance(stored, dict) else {}
 
 
 @contextlib.contextmanager
 def hold_lease(path: Any, lease_s: float = LEASE_S) -> Iterator[None]:
-    """Holds the object `path` for this process. Raises `DataError` where another does, or took it meanwhile."""
+    """Holds the object `path` for this process. Raises `DataError` where another does, or may have meanwhile."""
     lease, ended = _Lease(path, lease_s), threading.Event()
     lease.take()
     renewing = threading.Thread(target=lease.renew_until, args=(ended,), daemon=True)
@@ -90,4 +116,6 @@ def hold_lease(path: Any, lease_s: float = LEASE_S) -> Iterator[None]:
         if not lease.lost:
             lease.release()
     if lease.lost:
-        raise DataError(f"{path.parent}: another run took over, because this one stood still too long; run it again")
+        raise DataError(
+            f"{path.parent}: another run took over, or may have: this one did not renew its hold in time; run it again"
+        )

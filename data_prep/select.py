@@ -27,7 +27,7 @@ from data_prep.selection.places import selection_directory, selection_shard
 from data_prep.selection.rules import Condition, Rule
 from data_prep.selection.run import Inputs, make_selection
 from data_prep.shards import fingerprint, finished_manifest, lock_directory, write_json
-from data_prep.storage import as_path
+from data_prep.storage import as_path, in_words, read_bytes
 
 __all__ = [
     "SPLITS",
@@ -152,11 +152,19 @@ def _functions_folder(corpus: Path, name: str) -> Path:
 
 
 def _stored(corpus: Path, name: str) -> dict[str, Any]:
+    """`selection.json`, or {} where there is none. Raises `DataError` where it cannot be read: it says which
+    repositories stay held out."""
+    path = _path(corpus, name)
     try:
-        stored = json.loads(_path(corpus, name).read_bytes())
-    except (OSError, ValueError):
+        stored = json.loads(read_bytes(path))
+    except FileNotFoundError:
         return {}
-    return stored if str(stored.get("format")).startswith(_KIND) else {}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({in_words(error)}): try again, or restore it; without it, what was held out may "
+            "be trained on"
+        ) from None
+    return stored if isinstance(stored, dict) and str(stored.get("format")).startswith(_KIND) else {}
 
 
 def _complete(corpus: Path, name: str, selection: dict[str, Any]) -> bool:
@@ -212,10 +220,7 @@ def _gather(corpus: Path, config: SelectionConfig, left_out: list[str], folder: 
 
 
 def _lineage(name: str, manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What made an annotation, and its digest. Raises `DataError` where two versions made one half each."""
-    made_by = {json.dumps(manifest["annotator"], sort_keys=True) for manifest in manifests if "annotator" in manifest}
-    if len(made_by) > 1:
-        raise DataError(f"annotation {name} is half done with other settings; run the step that makes it again")
+    """What made an annotation, and its digest."""
     first = manifests[0] if manifests else {}
     about = first.get("annotator") or {"name": name, "run": first.get("run")}
     return {**about, "digest": fingerprint([manifest["sha256"] for manifest in manifests])}

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_prep.engines.base import Call, Engine
 from data_prep.engines.local import LocalEngine
+from data_prep.engines.runs import FOLDER as RUNS
+from data_prep.engines.runs import end_runs
 from data_prep.errors import DataError
 from data_prep.leases import hold_lease
-from data_prep.storage import beside, each, is_remote, put, read_bytes, remove_file
+from data_prep.storage import beside, each, in_words, is_remote, put, read_bytes, remove_file
 
 if TYPE_CHECKING:  # workers show no progress; they start faster without it
     from rich.progress import Progress
@@ -71,11 +73,17 @@ def manifest_path(output: Path) -> Path:
 
 
 def read_manifest(output: Path) -> dict[str, Any] | None:
-    """The manifest of a shard, or None where there is none that can be read."""
+    """The manifest of a shard, or None where there is none, or one that says nothing.
+
+    Raises `DataError` where it cannot be read, which does not mean that the shard was not made.
+    """
+    path = manifest_path(output)
     try:
-        manifest = json.loads(read_bytes(manifest_path(output)))
-    except (OSError, ValueError):
+        manifest = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {in_words(error)}; run again once it can") from None
     return manifest if isinstance(manifest, dict) else None
 
 
@@ -98,8 +106,10 @@ def finished_manifests(outputs: Sequence[Path], inputs: Sequence[str] | None = N
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be looked at: {in_words(error)}; run again once it can") from None
 
 
 def write_atomic(path: Path, writer: Callable[[BinaryIO], Any]) -> Digest:
@@ -208,10 +218,12 @@ def lock_directory(directory: Path) -> Iterator[None]:
     """Holds `directory` for this process; a second run on it is refused with `DataError`.
 
     The lock is the kernel's (flock on `.lock`), so it ends with the process however that ends; in an object store it is
-    a lease, which runs out. Temporary files that a killed run or worker left behind are removed.
+    a lease, which runs out. Tasks of earlier runs that were killed do nothing more from then on. Temporary files that a
+    killed run or worker left behind are removed, other than those in folders below that have a lock of their own.
     """
     if is_remote(directory):
         with hold_lease(directory / LOCK_NAME):
+            end_runs(directory / RUNS)
             yield
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -225,6 +237,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         lock.flush()
+        end_runs(directory / RUNS)
         _remove_temporary_files(directory)
         try:
             yield
@@ -233,5 +246,12 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _remove_temporary_files(directory: Path) -> None:
-    for leftover in directory.rglob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+    for folder, below, files in os.walk(directory):
+        # In a folder with a lock of its own, and in one that is filled to be renamed, another run may be at work.
+        below[:] = [n for n in below if not _is_temporary(n) and not os.path.exists(os.path.join(folder, n, LOCK_NAME))]
+        for name in filter(_is_temporary, files):
+            Path(folder, name).unlink(missing_ok=True)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)

@@ -1,7 +1,8 @@
 """Near pairs of the run before: what did not change is not compared again.
 
-A folder holds the pairs (by position), and which shards the positions were of. Those of which both items are of shards
-whose signatures are the same still hold; the other shards are *fresh*, and all that they may be near to is looked for.
+A folder holds the pairs (by position) and `state.json`: which files the pairs are in, and which shards the positions
+were of; it is written last and removed first. Pairs of which both items are of shards whose signatures are the same
+still hold; the other shards are *fresh*, and all that they may be near to is looked for.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 from data_prep.dedup.pairs import pair_records
 from data_prep.partitions import ROW_BITS, Output, Runner, open_run, positions, write_run
 from data_prep.shards import ShardTask, fingerprint, write_json
-from data_prep.storage import move, remove_folder
+from data_prep.storage import move, remove_file, remove_folder
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,18 @@ class KnownPairs:
 
     def moved(self) -> list[int]:
         """For each shard of the run before, where it is now; -1 where it has changed or is gone."""
+        now = {shard: index for index, shard in enumerate(self.shards)}
+        return [now.get((name, digest), -1) for name, digest in self._state().get("shards", ())]
+
+    def _state(self) -> dict[str, Any]:
+        """What is known of the run before: {} where it had other settings, or not all of its pairs are there."""
         try:
             state = json.loads((self.folder / "state.json").read_bytes())
         except (OSError, ValueError):
-            return []
-        if state.get("settings") != self.settings:
-            return []
-        now = {shard: index for index, shard in enumerate(self.shards)}
-        return [now.get((name, digest), -1) for name, digest in state["shards"]]
+            return {}
+        there = {path.name for path in self.folder.glob("*.npy")}
+        whole = "pairs" in state and there.issuperset(state["pairs"])
+        return state if whole and state.get("settings") == self.settings else {}
 
     def fresh(self) -> tuple[bool, ...]:
         """Which shards of this run were not there before."""
@@ -46,18 +51,21 @@ class KnownPairs:
         """Runs of the pairs that still hold, by their positions now."""
         moved = self.moved()
         tasks, common = [], (moved,)
-        for path in sorted(self.folder.glob("*.npy")) if moved else ():
+        for name in sorted(self._state().get("pairs", ())):
+            path = self.folder / name
             made_of = fingerprint(path.name, path.stat().st_size, moved, self.settings)
             tasks.append(ShardTask(work / "carried" / path.name, made_of, carry_pairs, (path,), common))
         return runner.run("known pairs", tasks)
 
     def keep(self, pairs: Sequence[Path]) -> None:
         """Moves the pairs of this run into the place of those before."""
+        remove_file(self.folder / "state.json")
         remove_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in pairs:
             move(path, self.folder / path.name)
-        write_json(self.folder / "state.json", {"settings": self.settings, "shards": self.shards})
+        state = {"settings": self.settings, "shards": self.shards, "pairs": [path.name for path in pairs]}
+        write_json(self.folder / "state.json", state)
 
 
 def carry_pairs(stream: BinaryIO, pairs: Path, moved: Sequence[int]) -> dict[str, Any]:

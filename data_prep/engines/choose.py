@@ -14,15 +14,18 @@ NAMES = ("local", "slurm", "ray")
 _KINDS = {int: int, float: float, float | None: float}
 
 
-def make_engine(name: str, workers: int, folder: Path, options: Mapping[str, str] = {}) -> Engine:
-    """The engine `name` with `options`, such as `partition=cpu`; `folder` is for its scripts and logs.
+def make_engine(
+    name: str, workers: int, folder: Path, options: Mapping[str, str] = {}, runs: Path | None = None
+) -> Engine:
+    """The engine `name` with `options`, such as `partition=cpu`; `folder` is for its scripts and logs, `runs` (default:
+    `folder`) for the marks of runs of which only the newest counts.
 
     Raises `DataError` for an option that the engine does not have, or a value of the wrong kind.
     """
     if name == "local":
         return _made(LocalEngine, {"workers": workers}, options)
     if name == "slurm":
-        return _made(SlurmEngine, {"folder": folder}, options)
+        return _made(SlurmEngine, {"folder": folder, "runs": runs}, options)
     if name == "ray":
         return _made(RayEngine, {"workers": workers}, options)
     raise DataError(f"engine {name!r}: it must be one of {', '.join(NAMES)}")

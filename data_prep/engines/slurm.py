@@ -1,8 +1,11 @@
 """Calls as tasks of Slurm job arrays, through submitit."""
 
+import contextlib
 import os
 import secrets
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.engines.base import Call
-from data_prep.engines.calls import Answer, alone, answer, died, result_of
+from data_prep.engines.calls import Answer, Failure, alone, answer, died, result_of
+from data_prep.engines.runs import begin_run, goes_on
 from data_prep.errors import DataError
+from data_prep.storage import remove_file
 
 _NEVER_STARTS = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
+_LOOK_S = 15.0  # how often a task looks whether its run still counts
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,15 @@ class SlurmEngine:
     """Each call, or group of calls, is one task of a job array.
 
     A task that dies (killed, out of memory or time, its node lost) is submitted again, `attempts` times in all. When
-    this process ends early its jobs are cancelled; should it be killed they run on, which does no harm: what they
-    finish is found by the next run.
+    this process ends early its jobs are cancelled. Should it be killed they run on, and what they finish is found by
+    the next run; once that has begun, here or on another engine, they do nothing more, since it may ask for something
+    else. They look for the mark of their run (`data_prep.engines.runs`) before each call, and every 15 s during it.
     """
 
     folder: Path
     """For scripts, pickled calls and logs; on a file system that all nodes see."""
+    runs: Path | None = None
+    """Where runs leave their marks; `folder` if None. One place for all that must not run at once, such as a corpus."""
     partition: str | None = None
     account: str | None = None
     time_minutes: int = 240
@@ -46,8 +55,9 @@ class SlurmEngine:
             return
         groups = [list(range(start, len(calls), self.max_tasks)) for start in range(min(self.max_tasks, len(calls)))]
         executor = self._executor()
+        mark = begin_run(self.runs or self.folder)
         kept = self._keep(calls)
-        waiting = self._submit(executor, calls, groups, kept)
+        waiting = self._submit(executor, calls, groups, kept, mark)
         deaths = dict.fromkeys(range(len(groups)), 0)
         try:
             while waiting:
@@ -64,13 +74,13 @@ class SlurmEngine:
                     deaths[number] += 1
                     if deaths[number] >= self.attempts:
                         died(calls[groups[number][0]], deaths[number], f"see {job.paths.stderr}")
-                    (again,) = self._submit(executor, calls, [groups[number]], kept).values()
+                    (again,) = self._submit(executor, calls, [groups[number]], kept, mark).values()
                     waiting[number] = again
         finally:
             for job in waiting.values():
                 job.cancel(check=False)
-            for path in kept.values():
-                path.unlink(missing_ok=True)
+            for path in (*kept.values(), mark):
+                remove_file(path)
 
     def _keep(self, calls: Sequence[Call]) -> dict[int, Path]:
         """Files of what calls have in common, by its `id`: tasks read it there, instead of each having a copy."""
@@ -83,12 +93,17 @@ class SlurmEngine:
         return kept
 
     def _submit(
-        self, executor: Any, calls: Sequence[Call], groups: Sequence[Sequence[int]], kept: Mapping[int, Path]
+        self,
+        executor: Any,
+        calls: Sequence[Call],
+        groups: Sequence[Sequence[int]],
+        kept: Mapping[int, Path],
+        mark: Path,
     ) -> dict[int, Any]:
         executor.update_parameters(array_parallelism=min(self.max_running, len(groups)))
         try:
             tasks = [[(alone(calls[index]), kept.get(id(calls[index].common))) for index in group] for group in groups]
-            jobs = executor.map_array(_answer_all, tasks)
+            jobs = executor.map_array(_answer_all, tasks, [mark] * len(tasks))
         except Exception as error:  # of submitit, which wraps those of sbatch
             raise DataError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
         return dict(enumerate(jobs))
@@ -124,10 +139,38 @@ class SlurmEngine:
         return None if job.job_id in active else []
 
 
-def _answer_all(calls: Sequence[tuple[Call, Path | None]]) -> list[Answer]:
-    """In a task: calls, each with the file of its common arguments."""
+def _answer_all(calls: Sequence[tuple[Call, Path | None]], mark: Path) -> list[Answer]:
+    """In a task: calls, each with the file of its common arguments; none is made once `mark` is gone."""
+    if not goes_on(mark):
+        return [_replaced()] * len(calls)
     common = {path: _load(path) for path in {path for _, path in calls} if path}
-    return [answer(call, common.get(path, ())) for call, path in calls]
+    with _ended_without(mark):
+        return [answer(call, common.get(path, ())) if goes_on(mark) else _replaced() for call, path in calls]
+
+
+def _replaced() -> Answer:
+    return Answer(failure=Failure("its run was replaced by a newer one, or has ended; look at what that says", ""))
+
+
+@contextlib.contextmanager
+def _ended_without(mark: Path, look_s: float = _LOOK_S) -> Iterator[None]:
+    """Ends this process once `mark` is gone: what it would still write may be older than what a newer run wrote."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(look_s):
+            with contextlib.suppress(Exception):  # of a file system or store that cannot be reached; looked at again
+                if not goes_on(mark) and not done.is_set():
+                    print(f"{mark} is gone: a newer run has begun", file=sys.stderr, flush=True)
+                    os._exit(1)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
 
 
 def _load(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from data_prep.documents import Document
 from data_prep.languages import is_notebook
 from data_prep.shards import fingerprint
+from data_prep.sources.content import printable
 
 Kind = Literal["auto", "folders", "folder", "git", "jsonl", "parquet"]
 
@@ -23,6 +24,12 @@ IGNORED_FOLDERS = frozenset((
     ".vscode",
 ))
 # fmt: on
+
+
+def is_left_out(path: str) -> bool:
+    """Whether a path below a source of tables is hidden, or in a folder that is: such as copies that editors keep."""
+    return any(part.startswith(".") or part in IGNORED_FOLDERS for part in path.split("/"))
+
 
 REASONS = {
     "unknown_language": "neither its name nor its content says that it is in one of the 89 languages",
@@ -113,7 +120,7 @@ class Drops:
         entry["size_bytes"] += size_bytes or 0
         entry["without_size"] += size_bytes is None
         if len(entry["examples"]) < self.examples:
-            entry["examples"].append(example)
+            entry["examples"].append(printable(example))
 
     def merge(self, by_reason: dict[str, dict[str, Any]]) -> None:
         for reason, other in by_reason.items():

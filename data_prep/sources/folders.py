@@ -9,7 +9,7 @@ from data_prep.errors import DataError
 from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, SourceSpec
 from data_prep.sources.content import printable
 from data_prep.sources.git import is_bare_repository, plan_git
-from data_prep.sources.trees import Entry, TreeReadError, children_in_order, overlaps, plan_tree
+from data_prep.sources.trees import Entry, TreeReadError, children_in_order, depth_first, overlaps, plan_tree
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,10 @@ class FolderTree:
     root: str
 
     def entries(self, limits: ImportLimits, start: str, end: str) -> Iterator[Entry]:
-        yield from self._walk("", limits, start, end)
+        yield from depth_first(lambda folder: self._children(folder, limits, start, end), "")
 
-    def _walk(self, folder: str, limits: ImportLimits, start: str, end: str) -> Iterator[Entry]:
+    def _children(self, folder: str, limits: ImportLimits, start: str, end: str) -> Iterator[Entry | str]:
+        """What is in a folder, folders by their path."""
         try:
             with os.scandir(os.path.join(self.root, folder)) as listing:
                 children = [(child.name, child.is_dir(follow_symlinks=False)) for child in listing]
@@ -33,7 +34,7 @@ class FolderTree:
             path = f"{folder}/{name}" if folder else name
             if is_folder and name not in limits.ignored_folders:
                 if overlaps(path, start, end):
-                    yield from self._walk(path, limits, start, end)
+                    yield path
             elif start <= path < end:
                 yield Entry(path, problem="ignored_folder") if is_folder else self._file(path)
 

@@ -10,7 +10,7 @@ from pygit2.enums import FileMode, ObjectType
 
 from data_prep.errors import DataError
 from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, SourceSpec
-from data_prep.sources.trees import Entry, TreeReadError, children_in_order, overlaps, plan_tree
+from data_prep.sources.trees import Entry, TreeReadError, children_in_order, depth_first, overlaps, plan_tree
 
 _FAILURES = (pygit2.GitError, KeyError, ValueError, OSError)
 _SPECIAL = {FileMode.LINK: "symbolic_link", FileMode.COMMIT: "submodule"}
@@ -50,14 +50,16 @@ class GitTree:
 
     def entries(self, limits: ImportLimits, start: str, end: str) -> Iterator[Entry]:
         repository = _open(self.path)
-        yield from self._walk(repository, repository[self.commit].tree_id, "", limits, start, end)
+        root = (repository[self.commit].tree_id, "")
+        yield from depth_first(lambda folder: self._children(repository, *folder, limits, start, end), root)
 
-    def _walk(
+    def _children(
         self, repository: pygit2.Repository, tree: pygit2.Oid, folder: str, limits: ImportLimits, start: str, end: str
-    ) -> Iterator[Entry]:
+    ) -> Iterator[Entry | tuple[pygit2.Oid, str]]:
+        """What is in a folder, folders by their tree and path."""
         try:
             children = {os.fsdecode(child.raw_name): child for child in repository[tree]}
-        except _FAILURES:
+        except (*_FAILURES, TypeError):  # TypeError: an object that is no tree
             if start <= folder < end:
                 yield Entry(folder, problem="damaged_git", version=str(tree))
             return
@@ -66,14 +68,14 @@ class GitTree:
             path, child = (f"{folder}/{name}" if folder else name), children[name]
             if is_folder and name not in limits.ignored_folders:
                 if overlaps(path, start, end):
-                    yield from self._walk(repository, child.id, path, limits, start, end)
+                    yield child.id, path
             elif start <= path < end:
                 yield Entry(path, problem="ignored_folder") if is_folder else _file(repository, path, child)
 
     def read(self, entry: Entry) -> bytes:
         try:
             return _open(self.path)[entry.version].data
-        except _FAILURES as error:
+        except (*_FAILURES, AttributeError) as error:  # AttributeError: an object that is no blob
             raise TreeReadError("damaged_git", _said(error)) from error
 
     def names(self, folder: str) -> list[str]:
@@ -91,8 +93,10 @@ def _file(repository: pygit2.Repository, path: str, child: pygit2.Object) -> Ent
     if child.filemode in _SPECIAL:
         return Entry(path, version=version, problem=_SPECIAL[child.filemode])
     try:
-        _, size_bytes = repository.odb.read_header(child.id)
+        kind, size_bytes = repository.odb.read_header(child.id)
     except _FAILURES:
+        kind = None
+    if kind != ObjectType.BLOB:
         return Entry(path, version=version, problem="damaged_git")
     return Entry(path, size_bytes, version, blob=version)
 

@@ -45,7 +45,7 @@ def as_script(text: str) -> tuple[str, str]:
         if comment is None:
             return "", UNKNOWN
         parts = [part for kind, source in cells if source.strip() and (part := _cell(kind, source, comment))]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise NotebookError(str(error)) from None
     return "\n\n".join(parts) + "\n" if parts else "", language
 
@@ -58,7 +58,7 @@ def _cells(notebook: dict[str, Any]) -> list[tuple[str, str]]:
     for cell in (cell for sheet in notebook["worksheets"] for cell in sheet["cells"]):
         source = _joined(cell["input"] if cell["cell_type"] == "code" else cell["source"])
         if cell["cell_type"] == "heading":
-            found.append(("markdown", "#" * int(cell.get("level", 1)) + " " + source))
+            found.append(("markdown", "#" * min(6, max(1, int(cell.get("level", 1)))) + " " + source))
         else:
             found.append((cell["cell_type"], source))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
-from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, SourceSpec
+from data_prep.sources.base import Budget, Drops, ImportLimits, Piece, SourceSpec, is_left_out
 from data_prep.sources.content import printable
 from data_prep.sources.trees import Entry, TreeReadError, plan_tree
 from data_prep.storage import as_path, in_words
@@ -21,15 +21,11 @@ def objects_below(folder: Path) -> list[Path]:
 
 def tables_alone(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """The tables below a prefix where there is nothing else (but for a README and the like)."""
-    names = [name for name in _listed(folder) if not _is_hidden(posixpath.relpath(name, folder.path))]
+    names = [name for name in _listed(folder) if not is_left_out(posixpath.relpath(name, folder.path))]
     tables = [name for name in names if name.endswith(suffixes)]
     others = [name for name in names if name not in tables]
     noted = all(posixpath.basename(name).startswith(("_", "README", "LICENSE")) for name in others)
     return tables if noted else []
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _listed(folder: Any) -> dict[str, dict[str, Any]]:

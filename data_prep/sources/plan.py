@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from data_prep.errors import DataError
-from data_prep.sources.base import IGNORED_FOLDERS, Budget, Drops, ImportLimits, Kind, Piece, SourceSpec
+from data_prep.sources.base import Budget, Drops, ImportLimits, Kind, Piece, SourceSpec
 from data_prep.sources.folders import plan_folder, plan_folders
 from data_prep.sources.git import head_commit, is_bare_repository, is_work_tree, plan_git_source
 from data_prep.sources.objects import plan_objects, tables_alone
-from data_prep.sources.tables import JSONL_SUFFIXES, PARQUET_SUFFIXES, plan_tables
+from data_prep.sources.tables import JSONL_SUFFIXES, PARQUET_SUFFIXES, files_below, plan_tables
 from data_prep.storage import as_path, in_words, is_remote
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -99,13 +99,11 @@ def resolve_kind(spec: SourceSpec) -> Kind:
 def _tables_alone(spec: SourceSpec) -> list[str]:
     """The table files in a folder and below it, if it holds nothing else; stops at the first file that is no table."""
     tables: list[str] = []
-    for folder, folders, files in os.walk(spec.path, onerror=_not_listed(spec)):
-        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS and not name.startswith(".")]
-        for name in files:
-            if name.endswith((*JSONL_SUFFIXES, *PARQUET_SUFFIXES)):
-                tables.append(os.path.join(folder, name))
-            elif not name.startswith((".", "_", "README", "LICENSE")):
-                return []
+    for path in files_below(spec.path, _not_listed(spec)):
+        if path.endswith((*JSONL_SUFFIXES, *PARQUET_SUFFIXES)):
+            tables.append(path)
+        elif not os.path.basename(path).startswith(("_", "README", "LICENSE")):
+            return []
     return tables
 
 

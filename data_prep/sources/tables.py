@@ -8,7 +8,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from data_prep.documents import Document
 from data_prep.errors import DataError
 from data_prep.shards import fingerprint
-from data_prep.sources.base import Budget, Drops, ImportLimits, KnownBlobs, Piece, SourceSpec
+from data_prep.sources.base import Budget, Drops, ImportLimits, KnownBlobs, Piece, SourceSpec, is_left_out
 from data_prep.sources.content import Content, content_of, printable
 from data_prep.sources.objects import objects_below
 from data_prep.storage import as_path, is_remote, open_parquet, open_to_read, version_of
@@ -43,14 +43,37 @@ def find_columns(names: list[str]) -> dict[str, str]:
 
 
 def table_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The table files at `path`: itself, or those in the folder and below it, sorted."""
+    """The table files at `path`: itself, or those in the folder and below it, sorted. None that is hidden, or in a
+    hidden or ignored folder below it."""
     location = as_path(path)
     if location.is_file():
         return [path]
     if is_remote(location):
-        return [str(file) for file in objects_below(location) if file.name.endswith(suffixes)]
-    found = [file for file in location.rglob("*") if file.name.endswith(suffixes) and file.is_file()]
-    return sorted(str(file) for file in found)
+        found = [file for file in objects_below(location) if file.name.endswith(suffixes)]
+        return [str(file) for file in found if not is_left_out(file.path[len(location.path) :].strip("/"))]
+    return sorted(file for file in files_below(str(location)) if file.endswith(suffixes) and os.path.isfile(file))
+
+
+def files_below(root: str, not_listed: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """What is in a folder on a disk and below it and is no folder, without what is left out of tables.
+
+    `not_listed` is called for folders that cannot be listed.
+    """
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as listing:
+                children = [child for child in listing if not is_left_out(child.name)]
+        except OSError as error:
+            if not_listed:
+                not_listed(error)
+            continue
+        for child in children:
+            if child.is_dir(follow_symlinks=False):
+                waiting.append(child.path)
+            elif not (child.is_symlink() and os.path.isdir(child.path)):
+                yield child.path
 
 
 @dataclass(frozen=True)
@@ -269,8 +292,8 @@ def plan_tables(spec: SourceSpec, kind: str, limits: ImportLimits, budget: Budge
         except _Refused as refused:
             drops.add(refused.args[0], f"{shown}: {refused.args[1]}")
             continue
-        except (OSError, pa.ArrowException) as error:
-            reason = "unreadable" if isinstance(error, PermissionError) else "damaged_table"
+        except (OSError, pa.ArrowException, UnicodeEncodeError) as error:  # the last: Arrow opens no such name
+            reason = "unreadable" if isinstance(error, PermissionError | UnicodeEncodeError) else "damaged_table"
             drops.add(reason, f"{shown}: {_one_line(error)}")
             continue
         for first, last, size_bytes in parts:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from data_prep.documents import Document
 from data_prep.languages import may_be_code
@@ -16,6 +16,7 @@ from data_prep.sources.content import Content, content_of, decoded, printable
 _LICENCE = re.compile(r"(licen[cs]e|copying|unlicense|copyright)([.\-_].*)?", re.IGNORECASE)
 _TELLING_BYTES = 1024  # smaller files are the same in repositories that have nothing to do with each other
 LAST = "\U0010ffff"  # sorts after every path
+Folder = TypeVar("Folder")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,19 @@ class TreeReadError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def depth_first(children: Callable[[Folder], Iterator[Entry | Folder]], root: Folder) -> Iterator[Entry]:
+    """The entries below `root`, however deep: `children` yields a folder's entries and folders in their order."""
+    path = [children(root)]
+    while path:
+        child = next(path[-1], None)
+        if child is None:
+            path.pop()
+        elif isinstance(child, Entry):
+            yield child
+        else:
+            path.append(children(child))
 
 
 def children_in_order(names: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
@@ -200,10 +214,15 @@ def _is_licence(path: str) -> bool:
 
 def _nearest_licence(folder: str, names: Callable[[str], list[str]], known: dict[str, str | None]) -> str | None:
     """The licence file in `folder` or in the nearest folder above it; `known` keeps what was looked up."""
-    if folder not in known:
-        found = sorted(name for name in names(folder) if _is_licence(name))
+    at, passed = folder, []
+    while at not in known:
+        found = sorted(name for name in names(at) if _is_licence(name))
         if found:
-            known[folder] = f"{folder}/{printable(found[0])}" if folder else printable(found[0])
+            known[at] = f"{at}/{printable(found[0])}" if at else printable(found[0])
+        elif not at:
+            known[at] = None
         else:
-            known[folder] = _nearest_licence(folder.rpartition("/")[0], names, known) if folder else None
-    return known[folder]
+            passed.append(at)
+            at = at.rpartition("/")[0]
+    known.update(dict.fromkeys(passed, known[at]))
+    return known[at]

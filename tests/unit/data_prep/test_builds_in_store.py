@@ -1,13 +1,18 @@
 """Builds, mixtures and needles in an object store: what they show and write is what they do on a disk."""
 
+import random
 import sysconfig
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from object_store import s3_server
 from typer.testing import CliRunner
 
 from data_prep.build import build
+from data_prep.build_join import Part, earlier_parts, join_parts
 from data_prep.cli import app
 from data_prep.inspect.build_view import Choice, show_build
 from data_prep.mixtures.builds import find_builds
@@ -49,6 +54,31 @@ def test_a_build_in_a_store(corpus: Path, tokenizer_dir: Path, bucket, tmp_path:
     assert manifest["name"] in result.output
     (found,) = find_builds("a", [str(bucket / "tokens")])
     assert (found.prefix, found.tokens) == (str(there), manifest["tokens"])
+
+
+def test_documents_are_added_to_a_build_with_loss_on_targets(bucket, tmp_path: Path, snapshot) -> None:
+    """What stands there is read while new files take its place: an object that was replaced cannot be read on."""
+    dtype, rows = np.dtype(np.uint16), 1500
+
+    def part(number: int) -> Part:
+        tokens = tmp_path / f"tokens-{number}"
+        tokens.write_bytes(np.full(3 * rows, number, dtype).tobytes())
+        paths = [random.Random(f"{number} {row}").randbytes(500).hex() for row in range(rows)]  # more than one read
+        ones = {"source": ["s"] * rows, "repository": ["r"] * rows, "path": paths, "fim": [False] * rows}
+        numbers = {"tokens": 3, "size_bytes": 3, "loss_start": number}
+        columns = {name: pa.array([value] * rows, pa.int64()) for name, value in numbers.items()}
+        table = pa.table({"id": [f"{number}-{row}" for row in range(rows)], **ones, **columns})
+        return Part(f"part {number}", rows, tokens, ((0, 6 * rows),), lambda: table)
+
+    for place in (tmp_path / "out", bucket / "grown"):
+        said = join_parts(place / "build", dtype, [part(1), part(2)], "before", loss_starts=True)
+        with ExitStack() as stack:
+            before = earlier_parts(place / "build", {"inputs": "before", "files": said["files"]}, stack)
+            parts = [part(0), *before.values()]
+            assert len(parts) == 3
+            said = join_parts(place / "build", dtype, parts, "after", loss_starts=True)
+        assert said["loss"]["tokens"] == 9 * rows - 3 * rows
+    assert {path.name: path.read_bytes() for path in (bucket / "grown").iterdir()} == snapshot(tmp_path / "out")
 
 
 def test_needles_from_a_corpus_in_a_store(corpus: Path, tokenizer_dir: Path, bucket, tmp_path: Path, snapshot) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import annotate as annotate_module
 from data_prep.annotate import AnnotatorSpec, annotate
 from data_prep.annotations import write_table
 from data_prep.annotators import decontamination
@@ -21,9 +22,10 @@ from data_prep.cli import app
 from data_prep.dedup.levels import deduplicate
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
+from data_prep.held_out import HeldOut
 from data_prep.report import corpus_report
 from data_prep.select import Rule, SelectionConfig, select
-from data_prep.shards import ShardTask, finished_manifest, write_shard
+from data_prep.shards import ShardTask, finished_manifest, run_shards, write_shard
 
 BENCHMARKS = Path(__file__).parents[4] / "shared/benchmarks"
 SOLUTION = (
@@ -198,6 +200,40 @@ def test_own_fields_and_a_changed_benchmark(tmp_path, files, take):
     (tmp_path / "b.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=r"decontamination cannot be started: .*b\.jsonl: no record has one of"):
         annotate(corpus, [spec])
+
+
+@pytest.mark.parametrize("old", ["said", "unsaid"])
+def test_an_annotation_that_was_half_made_anew_for_a_changed_benchmark_is_refused(
+    tmp_path, files, take, monkeypatch, old
+):
+    content = {f"r{i}/x.py": SOLUTION + f"total_{i} = {i}\n" * 40 for i in range(6)}
+    take(files(tmp_path / "root", content), shard_bytes=1500)
+    corpus, benchmark = tmp_path / "corpus", tmp_path / "b.jsonl"
+    spec = AnnotatorSpec.of("decontamination", benchmarks=[str(benchmark)])
+    rule = Rule(name="contaminated", drop="decontamination.ngrams > 0")
+    config = SelectionConfig(rules=(rule,), held_out=HeldOut(fraction=0))
+    other = {"task_id": "1", "prompt": "quick brown foxes jump over lazy dogs near green river banks often today"}
+    benchmark.write_text(json.dumps(other) + "\n")
+    annotate(corpus, [spec])
+    if old == "unsaid":  # as manifests were before they said it
+        for path in (corpus / "annotations/decontamination").glob("*.json"):
+            path.write_text(
+                json.dumps({key: v for key, v in json.loads(path.read_bytes()).items() if key != "answers"})
+            )
+    assert select(corpus, "main", config)["left"]["train"]["documents"] == 6
+    benchmark.write_text(json.dumps({**other, "canonical_solution": SOLUTION}) + "\n")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(annotate_module, "run_shards", broken_off_after_two)
+        annotate(corpus, [spec])
+    with pytest.raises(DataError, match="decontamination is half done with other settings or files"):
+        select(corpus, "main", config)
+    (made,) = annotate(corpus, [spec])
+    assert 0 < made["shards_made"] < made["shards"] and made["counts"]["problems"] == 6
+
+
+def broken_off_after_two(tasks, *arguments):
+    run_shards(tasks[:2], *arguments)
+    raise KeyboardInterrupt
 
 
 def test_the_report_says_which_problem_is_in_which_document(tmp_path, files, take, benchmark):

@@ -129,6 +129,25 @@ def test_a_name_that_is_not_utf8(tmp_path, files, take, rows):
     assert [row["path"] for row in rows()] == ["a.py", "caf\\udce9.py"]
 
 
+@pytest.mark.parametrize("kind", ["auto", "folder"])
+def test_folders_however_deep(tmp_path, files, take, rows, kind):
+    root = files(tmp_path / "root", {"r/LICENSE": "MIT", "r/a.py": "a = 1\n"})
+    deep = [f"{root}/r"]
+    for _ in range(1100):
+        deep.append(f"{deep[-1]}/a")
+        os.mkdir(deep[-1])
+    (root / deep[-1] / "x.py").write_text("x = 1\n")
+    try:
+        take(root, kind)
+    finally:
+        os.unlink(f"{deep[-1]}/x.py")
+        for folder in reversed(deep[1:]):  # what removes the folders of tests does not come so deep
+            os.rmdir(folder)
+    below = [row["path"].removeprefix("r/") for row in rows()]
+    assert below == ["a.py", "a/" * 1100 + "x.py"]
+    assert {row["licence_file"].rpartition("/")[2] for row in rows()} == {"LICENSE"}
+
+
 def test_a_file_that_vanishes_between_listing_and_reading_is_counted(tmp_path, files):
     root = files(tmp_path / "root", {"a.py": "a = 1\n", "b.py": "b = 1\n"})
     tree, drops = FolderTree(str(root)), Drops()

@@ -1,5 +1,7 @@
 """Git repositories are read from their objects at HEAD."""
 
+import os
+
 import pygit2
 import pytest
 
@@ -105,6 +107,45 @@ def test_damaged_objects_are_counted_and_the_rest_is_taken(tmp_path, bare, take,
     report = take(tmp_path / "repo.git")
     assert [row["path"] for row in rows()] == ["a-b.go"]
     assert report.drops["damaged_git"]["examples"] == ["src/a.py", "src/a"]
+
+
+def raw_tree(repository: pygit2.Repository, *entries: tuple[str, str, pygit2.Oid]) -> pygit2.Oid:
+    """A tree of (mode, name, id), whatever they are."""
+    data = b"".join(f"{mode} {name}\0".encode() + oid.raw for mode, name, oid in entries)
+    return repository.odb.write(pygit2.enums.ObjectType.TREE, data)
+
+
+def commit_tree(repository: pygit2.Repository, tree: pygit2.Oid) -> None:
+    who = "A <a@example.org> 1 +0000"
+    data = f"tree {tree}\nauthor {who}\ncommitter {who}\n\nmessage\n".encode()
+    found = repository.odb.write(pygit2.enums.ObjectType.COMMIT, data)
+    repository.references.create("refs/heads/other", found)
+    repository.set_head("refs/heads/other")
+
+
+def test_entries_that_name_an_object_of_another_kind_are_damaged(tmp_path, bare, take, rows):
+    blob, folder = bare.create_blob(b"a = 1\n"), bare.head.peel().tree.id
+    commit_tree(bare, raw_tree(bare, ("100644", "a.py", blob), ("100644", "b.py", folder), ("40000", "c", blob)))
+    report = take(tmp_path / "repo.git")
+    assert [row["path"] for row in rows()] == ["a.py"]
+    assert report.drops["damaged_git"]["examples"] == ["src/b.py", "src/c"]
+
+
+def test_trees_however_deep(tmp_path, bare, take, rows):
+    blob, tree = bare.create_blob(b"a = 1\n"), None
+    for _ in range(1500):
+        tree = raw_tree(bare, ("100644", "a.py", blob), *([("40000", "b", tree)] if tree else []))
+    commit_tree(bare, tree)
+    assert take(tmp_path / "repo.git").documents == 1500
+    assert max(row["path"].count("/") for row in rows()) == 1499
+
+
+def test_a_repository_without_commits_in_a_folder_whose_name_is_not_utf8(tmp_path, files, take):
+    root = files(tmp_path / "all", {"good/g.py": "g = 1\n"})
+    pygit2.init_repository(tmp_path / "empty.git", bare=True)
+    (tmp_path / "empty.git").rename(root / os.fsdecode(b"na\xefve.git"))
+    (example,) = take(root, "folders").drops["damaged_git"]["examples"]
+    assert example.startswith("na\\udcefve.git: ")
 
 
 def test_a_repository_without_a_readable_head(tmp_path, bare, files, take, rows):

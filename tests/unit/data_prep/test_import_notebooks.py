@@ -92,6 +92,22 @@ def test_notebooks_of_the_format_before():
     assert as_script(json.dumps(old)) == ("# %% [markdown]\n# ## Title\n\n# %%\na = 1\nb = 2\n", "Python")
 
 
+HEADING = '{"nbformat": 3, "worksheets": [{"cells": [{"cell_type": "heading", "level": %s, "source": "Title"}]}]}'
+
+
+@pytest.mark.parametrize(
+    ("level", "signs"), [("1000000000", "######"), ("10000000000000000000", "######"), ("1e19", "######"), ("-3", "#")]
+)
+def test_headings_have_one_to_six_levels(level, signs):
+    assert as_script(HEADING % level)[0] == f"# %% [markdown]\n# {signs} Title\n"
+
+
+@pytest.mark.parametrize("level", ["Infinity", "NaN", "null"])
+def test_headings_of_no_level(level):
+    with pytest.raises(NotebookError):
+        as_script(HEADING % level)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"cells": 1}', '{"cells": [{}]}', '"x"', "null"])
 def test_what_is_no_notebook(text):
     with pytest.raises(NotebookError):

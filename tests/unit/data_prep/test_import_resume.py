@@ -11,6 +11,7 @@ import data_prep.importing
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
+from data_prep.shards import finished_manifest
 from data_prep.sources.base import Piece, group_units
 
 
@@ -161,7 +162,7 @@ def test_a_source_that_was_not_imported_to_the_end_is_not_complete_with_another(
 ):
     other = files(tmp_path / "other", {"s/a.c": "int a;\n"})
     killed_after(2, lambda: take(root, shard_bytes=2000))
-    with pytest.raises(DataError, match="source src was not imported to the end: name it again, or .* --remove"):
+    with pytest.raises(DataError, match=r"source src was not imported to the end: name it again, or .* --remove"):
         take(other, name="other")
     take(root, shard_bytes=2000)
     assert take(other, name="other").documents == len(rows()) == 49
@@ -205,7 +206,7 @@ def test_a_large_repository_is_cut_and_a_shard_has_at_most_its_bytes(tmp_path, f
     assert report.shards >= 7
     assert sorted(f"r/{row['path']}" for row in rows()) == sorted(content)
     for shard in list_shards(tmp_path / "corpus"):
-        assert data_prep.importing.finished_manifest(shard)["text_bytes"] <= 1500
+        assert finished_manifest(shard)["text_bytes"] <= 1500
 
 
 sizes = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(0, 900), min_size=2, max_size=60)

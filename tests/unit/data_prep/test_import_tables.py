@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import os
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -233,6 +235,29 @@ def test_bad_parquet_files_beside_a_good_one(tmp_path, files, take, rows):
     assert report.drops["missing_column"]["examples"] == [
         "columns.parquet: no content/text/code/contents among source, path"
     ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_file_whose_name_is_not_utf8_ends_no_import(tmp_path, files, take, rows, suffix):
+    root = files(tmp_path / "tables", {"good.jsonl": jsonl(STACK)})
+    if suffix == ".parquet":
+        (root / "good.jsonl").unlink()
+        pq.write_table(pa.Table.from_pylist(STACK), root / "good.parquet")
+    shutil.copy(root / f"good{suffix}", root / os.fsdecode(b"b\xff" + suffix.encode()))
+    report = take(root)
+    if suffix == ".parquet":  # Arrow opens no such name
+        assert report.documents == 10 and counts(report) == {"unreadable": 1}
+        assert report.drops["unreadable"]["examples"][0].startswith("b\\udcff.parquet: ")
+    else:
+        assert report.documents == 20 and counts(report) == {}
+
+
+@pytest.mark.parametrize("kind", ["auto", "jsonl"])
+def test_hidden_and_ignored_folders_hold_no_records(tmp_path, files, take, kind):
+    left_out = (".ipynb_checkpoints/a-checkpoint.jsonl", "sub/.cache/b.jsonl", "node_modules/c.jsonl", "._a.jsonl")
+    content = {"a.jsonl": jsonl(STACK), "sub/d.jsonl": jsonl(STACK), **dict.fromkeys(left_out, jsonl(STACK))}
+    root = files(tmp_path / ".tables", content)
+    assert take(root, kind).documents == 20
 
 
 def test_a_source_of_which_nothing_can_be_read_ends_the_run(tmp_path, take):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import data_prep.shards
+from data_prep.dedup import known_pairs
 from data_prep.dedup.exact import annotate_exact
 from data_prep.dedup.levels import deduplicate
 from data_prep.dedup.near import annotate_near
@@ -348,6 +349,40 @@ def test_only_what_is_new_is_compared_and_what_is_gone_is_forgotten(make_corpus)
     import_documents([], corpus, ImportLimits(shard_bytes=15_000), 1, remove=["new"])
     shrunk = deduplicate(corpus, 1)["near"]
     assert shrunk["near_pairs"] == before["near_pairs"] and shrunk["candidate_pairs"] == 0
+
+
+@pytest.mark.parametrize("kept", ["some", "none"])
+def test_a_kill_while_known_pairs_are_put_in_place_loses_none(make_corpus, monkeypatch, kept):
+    found = make_records(13, bases=60)
+    deduplicate(make_corpus("corpus", {"old": found[:-8]}), 1, partitions=3)
+    corpus = make_corpus("corpus", {"old": found[:-8], "new": found[-8:-4]})
+
+    def killed(folder):
+        pairs = sorted(folder.glob("*.npy"))
+        assert len(pairs) == 3
+        for path in pairs[: 2 if kept == "some" else 3]:
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(known_pairs, "remove_folder", killed)
+        deduplicate(corpus, 1, partitions=3)
+    make_corpus("corpus", {"old": found[:-8], "new": found[-8:]})
+    grown = deduplicate(corpus, 1, partitions=3)["near"]
+    other = make_corpus("other", {"old": found[:-8], "new": found[-8:]})
+    whole = deduplicate(other, 1)["near"]
+    assert grown["near_pairs"] == whole["near_pairs"] and grown["clusters"] == whole["clusters"]
+
+
+def test_known_pairs_of_which_a_file_is_gone_are_looked_for_again(make_corpus):
+    found = make_records(13, bases=60)
+    corpus = make_corpus("corpus", {"old": found[:-8]})
+    deduplicate(corpus, 1, partitions=3)
+    next((corpus / "dedup/pairs/near_dedup").glob("*.npy")).unlink()
+    make_corpus("corpus", {"old": found[:-8], "new": found[-8:]})
+    grown = deduplicate(corpus, 1, partitions=3)["near"]
+    whole = deduplicate(make_corpus("other", {"old": found[:-8], "new": found[-8:]}), 1)["near"]
+    assert grown["near_pairs"] == whole["near_pairs"] and grown["clusters"] == whole["clusters"]
 
 
 def test_another_threshold_asks_anew(make_corpus):

@@ -1,5 +1,6 @@
 """Selection: the waterfall adds up, rules say what is wrong with them, and what is held out stays held out."""
 
+import errno
 import json
 import tempfile
 from pathlib import Path
@@ -235,6 +236,36 @@ def test_the_held_out_side_of_a_small_corpus_stays_when_it_grows(tmp_path, files
     assert held == set(pinned) | {name for name in (f"s{i}" for i in range(60)) if config.held_out.holds_out(name)}
     fresh = select(tmp_path / "corpus", "fresh", config)
     assert fresh["left"]["held_out"]["repositories"] >= 2
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), PermissionError(13, "Access denied")])
+def test_what_is_held_out_stays_when_it_cannot_be_read(tmp_path, files, take, monkeypatch, error):
+    config = SelectionConfig(rules=(), held_out=HeldOut(fraction=0.01, minimum_repositories=2))
+    root = files(tmp_path / "root", {f"r{i}/a.py": f"x = {i}\n" for i in range(4)})
+    take(root)
+    corpus = tmp_path / "corpus"
+    pinned = select(corpus, "main", config)["pinned"]
+    files(root, {f"s{i}/a.py": f"y = {i}\n" for i in range(60)})
+    take(root)
+    read = Path.read_bytes
+
+    def failing(path):
+        if path.name == "selection.json":
+            raise error
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(DataError, match=rf"selection.json cannot be read \({error.strerror}\)"):
+            select(corpus, "main", config)
+    path = corpus / "selections/main/selection.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    for use in (lambda: select(corpus, "main", config), lambda: read_selection(corpus, "main")):
+        with pytest.raises(DataError, match=r"selection.json cannot be read .* restore it"):
+            use()
+    path.write_bytes(whole)
+    assert select(corpus, "main", config)["pinned"] == pinned
 
 
 NO_FAMILIES = pa.table(

@@ -1,11 +1,13 @@
 """The shard protocol: whole files or none, only what is missing, and a killed worker costs one retry."""
 
+import errno
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,24 @@ def test_a_manifest_that_says_nothing_is_no_manifest(tmp_path, content):
     assert finished_manifest(task.output, "v1") is None
 
 
+@pytest.mark.parametrize("unreadable", ["shard.json", "shard"])
+def test_what_cannot_be_read_now_does_not_count_as_never_made(tmp_path, monkeypatch, unreadable):
+    task = ShardTask(tmp_path / "shard", "v1", spell, ("content", tmp_path / "log"))
+    run_shards([task], 1)
+
+    def failing(path, method, **arguments):
+        if path.name == unreadable:
+            raise OSError(errno.EIO, "Input/output error")
+        return method(path, **arguments)
+
+    with monkeypatch.context() as patch:
+        for name in ("read_bytes", "stat"):
+            patch.setattr(Path, name, partialmethod(failing, method=getattr(Path, name)))
+        with pytest.raises(DataError, match=rf"{unreadable} cannot be .*: Input/output error; run again"):
+            finished_manifest(task.output)
+    assert finished_manifest(task.output, "v1")
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     write_atomic(tmp_path / "file", lambda stream: stream.write(b"old"))
     with pytest.raises(RuntimeError):
@@ -183,6 +203,22 @@ def test_the_lock_refuses_a_second_run_and_ends_with_its_process(tmp_path):
     holder.wait()
     with lock_directory(tmp_path):
         assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_killed_runs_left_behind_is_removed_and_what_others_write_is_not(tmp_path):
+    """A folder below with a lock, or that is filled to be renamed, is another run's."""
+    places = {"out": tmp_path / "corpus/out", "scorer": tmp_path / "corpus/scorers/.linear.tmp"}
+    left = tmp_path / "corpus/documents/.a.parquet.1-00000000.tmp"
+    for folder in (*places.values(), left.parent):
+        folder.mkdir(parents=True)
+    others = [folder / ".part.2-00000000.tmp" for folder in places.values()]
+    with lock_directory(places["out"]):
+        for path in (*others, left):
+            path.touch()
+        with lock_directory(tmp_path / "corpus"):
+            assert not left.exists()
+        assert all(path.exists() for path in others)
+    assert not others[0].exists()  # by its own run
 
 
 def test_workers_must_be_positive(tmp_path):

@@ -1,5 +1,6 @@
 """Corpora in an object store: a local S3 server, and the same bytes as on a disk."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_store import s3_server
@@ -100,6 +102,15 @@ def test_tables_in_a_store_give_the_same_documents(tmp_path, folder, kind):
     assert results(tmp_path / tmp_path.name) == results(tmp_path / folder.name) != {}
     one = SourceSpec("auto", str(folder / "raw" / f"part.{kind}"), "src")
     assert import_documents([one], tmp_path / "one", ImportLimits(shard_bytes=2000), 1).documents == 40
+
+
+@pytest.mark.parametrize("kind", ["auto", "jsonl"])
+def test_hidden_and_ignored_folders_in_a_store_hold_no_records(tmp_path, folder, kind):
+    record = json.dumps({"content": "x = 1\n", "path": "a.py"}).encode() + b"\n"
+    for path in ("a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "sub/node_modules/b.jsonl"):
+        (folder / "tables" / path).write_bytes(record)
+    spec = SourceSpec(kind, str(folder / "tables"), "src")
+    assert import_documents([spec], tmp_path / "corpus", ImportLimits(), 1).documents == 1
 
 
 @pytest.mark.parametrize("levels", [("exact",), pytest.param(LEVELS, marks=pytest.mark.slow)], ids=["exact", "all"])
@@ -217,6 +228,83 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(folder):
         (folder / ".lock").write_bytes(b"{}")
         time.sleep(1.5)
     assert (folder / ".lock").read_bytes() == b"{}"
+
+
+class Store:
+    """Stands for an object store; `fails(number of the put)`: None, or "before" or "after" it wrote."""
+
+    def __init__(self, fails=lambda put: None):
+        self.body, self.tag, self.puts, self.fails = None, 0, 0, fails
+        self.fs, self.path, self.parent = self, "bucket/.lock", "s3://bucket"
+
+    def split_path(self, path):
+        return "bucket", ".lock", None
+
+    def call_s3(self, name, Bucket, Key, Body, IfMatch=None, IfNoneMatch=None):
+        self.puts += 1
+        when = self.fails(self.puts)
+        if when == "before":
+            raise EndpointConnectionError(endpoint_url="http://store")
+        if IfMatch and self.body is None:
+            raise FileNotFoundError
+        if (IfNoneMatch and self.body is not None) or (IfMatch and IfMatch != str(self.tag)):
+            raise OSError("At least one of the pre-conditions you specified did not hold")
+        self.write(Body)
+        if when == "after":
+            raise ReadTimeoutError(endpoint_url="http://store")
+        return {"ETag": str(self.tag)}
+
+    def write(self, body):
+        self.body, self.tag = body, self.tag + 1
+
+    def info(self, path):
+        if self.body is None:
+            raise FileNotFoundError
+        return {"ETag": str(self.tag)}
+
+    def read_bytes(self):
+        return self.body
+
+    def unlink(self, missing_ok):
+        self.body = None
+
+    def wait_for(self, puts):
+        deadline = time.monotonic() + 20
+        while self.puts < puts and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.puts >= puts
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_lease_outlives_failures_of_the_network(when):
+    store = Store(lambda put: when if put % 2 == 0 else None)
+    with hold_lease(store, lease_s=0.8):
+        store.wait_for(puts=7)
+        assert json.loads(store.body)["expires"] > time.time()
+
+
+def test_a_lease_that_was_put_although_the_answer_was_lost_is_held():
+    store = Store(lambda put: "after" if put == 2 else None)
+    with hold_lease(store, lease_s=0.4):
+        store.wait_for(puts=4)
+    assert store.body is None
+
+
+@pytest.mark.parametrize("taken", [b'{"holder": "process 1 on elsewhere", "token": "x"}', None])
+def test_a_lease_that_another_took_while_the_store_was_out_of_reach_is_lost(taken):
+    store = Store(lambda put: "before" if put in (2, 3) else None)
+    with pytest.raises(DataError, match="another run took over, or may have"), hold_lease(store, lease_s=0.2):
+        store.wait_for(puts=3)
+        store.write(taken)
+    assert store.body == taken
+
+
+@pytest.mark.parametrize(("lease_s", "lost"), [(0.2, True), (60.0, False)])
+def test_a_lease_that_ran_out_with_the_store_out_of_reach_is_lost(lease_s, lost):
+    store = Store(lambda put: "before" if put > 1 else None)
+    ended = pytest.raises(DataError, match="or may have") if lost else contextlib.nullcontext()
+    with ended, hold_lease(store, lease_s=lease_s):
+        time.sleep(0.4)
 
 
 def test_what_cannot_be_there_is_refused_in_a_line(folder, tmp_path, monkeypatch):
