@@ -232,6 +232,6 @@ def _whole(prefix: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(_manifest_path(prefix).read_bytes())
         sizes = {name: prefix.with_name(name).stat().st_size for name in manifest["files"]}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return manifest if all(sizes[name] == file["size_bytes"] for name, file in manifest["files"].items()) else None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -116,11 +116,26 @@ def _files(inputs: Sequence[Path]) -> Iterator[Path]:
 
 def _parquet_texts(path: Path) -> Iterator[str]:
     try:
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise TokenizerError(f"{path}: parquet needs pyarrow: pip install -e '.[data]' in the checkout") from None
-    with parquet.ParquetFile(path) as file:
-        if "text" not in file.schema_arrow.names:
-            raise TokenizerError(f"{path} has no column `text`; its columns are {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(batch_size=256, columns=["text"]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
+    try:
+        with parquet.ParquetFile(path) as file:
+            _require_texts(path, file.schema_arrow)
+            for batch in file.iter_batches(batch_size=256, columns=["text"]):
+                yield from (text for text in batch.column(0).to_pylist() if text is not None)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise TokenizerError(f"{path} is no parquet file that can be read: {' '.join(str(error).split())}") from None
+
+
+def _require_texts(path: Path, schema: Any) -> None:
+    """Raises `TokenizerError` where a table has no column of texts."""
+    from pyarrow import types
+
+    if "text" not in schema.names:
+        raise TokenizerError(f"{path} has no column `text`; its columns are {', '.join(schema.names)}")
+    kind = schema.field("text").type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        raise TokenizerError(f"{path}: the column `text` holds {kind}, not text")

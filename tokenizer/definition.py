@@ -117,6 +117,9 @@ def parse_definition(data: bytes, where: str) -> dict[str, Any]:
         raise TokenizerError(f"{where} is not JSON: {error}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
         raise TokenizerError(f"{where} is not a Hugging Face tokenizer.json: it has no model")
+    vocab = spec["model"].get("vocab")
+    if not vocab or not isinstance(vocab, dict | list):
+        raise TokenizerError(f"{where} is not a Hugging Face tokenizer.json: its model has no vocabulary")
     spec.setdefault("pre_tokenizer", None)
     spec.setdefault("added_tokens", [])
     return spec

@@ -181,7 +181,10 @@ def _known_roles(directory: Path, spec: dict[str, Any]) -> dict[str, str]:
     """Role -> token string, as far as the files in `directory` say."""
     description = _read_json(directory / DESCRIPTION)
     if description is not None:
-        return {role: token["token"] for role, token in description["special"].items()}
+        try:
+            return {role: token["token"] for role, token in description["special"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise TokenizerError(f"{directory / DESCRIPTION}: does not describe a tokenizer; export it again") from None
     ids = token_ids(spec)
     config = _read_json(directory / "tokenizer_config.json") or {}
     named = {role: config[f"{role}_token"] for role in NAMED_TOKENS if config.get(f"{role}_token")}
@@ -191,11 +194,14 @@ def _known_roles(directory: Path, spec: dict[str, Any]) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise TokenizerError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise TokenizerError(f"{path}: an object is expected, not {type(values).__name__}")
+    return values
 
 
 def _build(spec: dict[str, Any], path: Path) -> Tokenizer:

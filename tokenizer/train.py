@@ -74,6 +74,14 @@ class TrainSettings:
                 f"vocab_size is {self.vocab_size}; it must be at least {MIN_VOCAB_SIZE} "
                 f"({special.NUM_SPECIAL} special tokens, {NUM_BYTES} bytes, and room to learn)"
             )
+        for name in ("max_chars", "max_chars_per_text", "max_piece_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TokenizerError(f"{name} is {value}; it must be above 0")
+        if not 0 < self.character_coverage <= 1:
+            raise TokenizerError(
+                f"character_coverage is {self.character_coverage:g}; it must be above 0 and at most 1, such as 0.9995"
+            )
         special.roles_with(self.special)
 
 

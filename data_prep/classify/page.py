@@ -30,12 +30,11 @@ _KINDS = {
 
 
 def write_page(about: Mapping[str, Any], judged: Judged, shards: Sequence[Path], folder: Path) -> Path:
-    """Writes `report.json` and `report.html` into `folder`; returns the page.
+    """Writes `report.html` and, last, `report.json` into `folder`; returns the page.
 
     `about`: what `model.json` says. `judged`: the documents of the test, of `shards`, from which samples are shown.
     """
     about = {**about, "digest": digest(about)}
-    write_json(folder / "report.json", about)
     measured = about["measured"]
     page = (
         environment(Path(__file__).parent)
@@ -49,6 +48,7 @@ def write_page(about: Mapping[str, Any], judged: Judged, shards: Sequence[Path],
         )
     )
     write_atomic(folder / "report.html", lambda stream: stream.write(page.encode()))
+    write_json(folder / "report.json", about)
     return folder / "report.html"
 
 

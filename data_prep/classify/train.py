@@ -1,6 +1,7 @@
 """A classifier from labelled documents: trained on some sites, its threshold picked on others, measured on the rest."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def train_classifier(corpus: Path, out: Path, config: ClassifyConfig, workers: i
     source = label_source(corpus, config)
     asked = config.model_dump(mode="json", exclude={"table"})
     inputs = fingerprint(FORMAT, VERSION, source.inputs, asked)
-    if (before := _stored(out)) and before.get("inputs") == inputs and (_report(out) / "report.json").is_file():
+    if (before := _stored(out)) and before.get("inputs") == inputs == _reported(out):
         return {**before, "made_now": False}
     with _workplace(out, workers) as (folder, database):
         counts = find_labelled(database, source, config)
@@ -136,6 +137,14 @@ def _stored(out: Path) -> dict[str, Any] | None:
 
 def _report(out: Path) -> Path:
     return out.with_name(f"{out.name}.{REPORT}")
+
+
+def _reported(out: Path) -> str | None:
+    """Inputs of the classifier that the report is of."""
+    try:
+        return json.loads((_report(out) / "report.json").read_bytes()).get("inputs")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 @contextlib.contextmanager

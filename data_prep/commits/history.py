@@ -158,9 +158,11 @@ def _refusal(repository: pygit2.Repository, commit: pygit2.Commit, refused_bot: 
 def message_of(commit: pygit2.Commit) -> str | None:
     """The message without white space at its ends; None where it cannot be decoded."""
     try:
-        return commit.raw_message.decode(commit.message_encoding or "utf-8").strip()
-    except (UnicodeDecodeError, LookupError):
+        message = commit.raw_message.decode(commit.message_encoding or "utf-8").strip()
+        message.encode()  # some codecs give halves of surrogate pairs
+    except (ValueError, LookupError):  # codecs may raise any UnicodeError, of which not all are of decoding
         return None
+    return message
 
 
 def _patch(

@@ -13,7 +13,7 @@ import numpy as np
 import pygit2
 from pygit2.enums import DeltaStatus, FileMode
 
-from data_prep.commits.changes import LeftOut, path_of, text_of, tree_diff
+from data_prep.commits.changes import FAILURES, LeftOut, path_of, text_of, tree_diff
 
 K1, B = 1.5, 0.75
 # XMLParser_v2 is xml, parser, v, 2; a run of letters that are not all ASCII is one word.
@@ -153,11 +153,15 @@ class SnapshotIndex:
             self._blobs[path] = blob
 
     def _words(self, blob: pygit2.Oid) -> Words | None:
-        """The words of a file's text, looked for once for all snapshots; None for what is no text, or too large."""
+        """The words of a file's text, looked for once for all snapshots; None for what is no text, too large, or cannot
+        be read (a partial clone lacks it), so that all others of its snapshot are ranked."""
         if blob in self._cache:
             self._cache.move_to_end(blob)
             return self._cache[blob]
-        text = text_of(self._repository, blob, self._max_file_bytes)
+        try:
+            text = text_of(self._repository, blob, self._max_file_bytes)
+        except FAILURES:
+            text = LeftOut("damaged_git", "")
         found = None if isinstance(text, LeftOut) else self._bm25.words(text)
         self._cache[blob] = found
         self._cached_bytes += _size(found)

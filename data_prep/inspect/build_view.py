@@ -12,6 +12,7 @@ from data_prep.inspect.choose import choose
 from data_prep.inspect.parts import stretches
 from data_prep.inspect.reader import BuildReader, builds_in, read_manifest
 from data_prep.inspect.show import Shown
+from data_prep.report.terminal import add_row, literal
 from tokenizer.encode import Encoder
 from tokenizer.special import FIM_ROLES
 
@@ -87,7 +88,7 @@ def _facts(build: BuildReader) -> list[tuple[str, str, str]]:
 
 def table_of_builds(folder: Path) -> Table:
     """The builds in a folder."""
-    table = Table(title=f"Builds in {folder}", title_justify="left", title_style="bold")
+    table = Table(title=literal(f"Builds in {folder}", "bold"), title_justify="left")
     table.add_column("build", overflow="fold")
     manifests = {prefix.name: read_manifest(prefix) for prefix in builds_in(folder)}
     on_target = any("loss" in manifest for manifest in manifests.values())
@@ -100,5 +101,5 @@ def table_of_builds(folder: Path) -> Table:
             counts.append(manifest.get("loss", manifest).get("tokens"))
         cells = ["" if count is None else f"{count:,}" for count in counts]
         rate = f"{fim['rate']:g}" if fim else "not declared"
-        table.add_row(name, manifest.get("split", ""), *cells, rate, str(fim.get("epoch", "")))
+        add_row(table, name, manifest.get("split", ""), *cells, rate, str(fim.get("epoch", "")))
     return table

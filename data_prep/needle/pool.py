@@ -24,13 +24,36 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "repository
 _ABOUT = ["id", "language", "size_bytes"]
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Orders files by their hash, the largest first."""
 
     rank: int
     shard: int
     row: int
     size_bytes: int
+
+
+class Smallest:
+    """The files with the smallest hashes that have `most_bytes` together, in whatever order they come; one at least."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: list[Place] = []  # a heap, largest hash first
+        self._size_bytes = 0
+        self._full: Place | None = None  # the smallest hash that there was no room for: none behind it is taken
+
+    def add(self, place: Place) -> None:
+        if self._full is not None and place < self._full:
+            return
+        heapq.heappush(self._kept, place)
+        self._size_bytes += place.size_bytes
+        while self._size_bytes > self._most_bytes and len(self._kept) > 1:
+            self._full = heapq.heappop(self._kept)
+            self._size_bytes -= self._full.size_bytes
+
+    def places(self) -> list[Place]:
+        """Smallest hash first."""
+        return sorted(self._kept, reverse=True)
 
 
 def write_pool(stream: BinaryIO, corpus: Path, selection: str, settings: NeedleSettings) -> dict[str, Any]:
@@ -53,11 +76,10 @@ def write_pool(stream: BinaryIO, corpus: Path, selection: str, settings: NeedleS
     return {"rows": len(rows), "text_bytes": sum(len(row["text"].encode()) for row in rows)}
 
 
-def _smallest(corpus: Path, selection: str, shards: list[Path], settings: NeedleSettings) -> list[_Place]:
+def _smallest(corpus: Path, selection: str, shards: list[Path], settings: NeedleSettings) -> list[Place]:
     """The files with the smallest hashes, as many as there is room for."""
     languages = pa.array(settings.languages or list(TEMPLATES))
-    kept: list[_Place] = []
-    size_bytes = 0
+    kept = Smallest(settings.pool_bytes)
     for number, shard in enumerate(shards):
         about = read_parquet(shard, _ABOUT, use_threads=False)
         path = selection_shard(corpus, selection, shard)
@@ -76,15 +98,12 @@ def _smallest(corpus: Path, selection: str, shards: list[Path], settings: Needle
         for row, name, size in zip(
             rows.tolist(), found["id"].to_pylist(), found["size_bytes"].to_pylist(), strict=True
         ):
-            heapq.heappush(kept, _Place(-rank(settings.seed, name), number, row, size))
-            size_bytes += size
-            while size_bytes > settings.pool_bytes and len(kept) > 1:
-                size_bytes -= heapq.heappop(kept).size_bytes
-    return sorted(kept, reverse=True)
+            kept.add(Place(-rank(settings.seed, name), number, row, size))
+    return kept.places()
 
 
 def _read(
-    corpus: Path, selection: str, shards: list[Path], places: list[_Place], settings: NeedleSettings
+    corpus: Path, selection: str, shards: list[Path], places: list[Place], settings: NeedleSettings
 ) -> Iterator[dict[str, Any]]:
     """The files at some places, redacted, in their order; those with lines that are too long are left out."""
     found: dict[tuple[int, int], dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_prep.needle.templates import TEMPLATES
+from data_prep.repositories.settings import check_header
 from data_prep.settings import Settings
 
 
@@ -49,6 +50,11 @@ class NeedleSettings(Settings):
         if unknown:
             raise ValueError(f"no needle is known for {', '.join(unknown)}; there are {', '.join(TEMPLATES)}")
         return languages
+
+    @field_validator("header")
+    @classmethod
+    def _fills_in(cls, header: str) -> str:
+        return check_header(header)
 
     @model_validator(mode="after")
     def _grid_is_sound(self) -> "NeedleSettings":

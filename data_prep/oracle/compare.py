@@ -17,7 +17,7 @@ CLASSES = int(MAXIMUM_SCORE) + 1
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two oracles, on the files that both have scored.
+    """Of two oracles, on the files that both have scored, with the same text.
 
     exact, within_1: shares of files whose scores, rounded (halves up), are equal, or differ by 1 at most; spearman:
     rank correlation, None where one oracle gives all files the same score; mae: mean absolute difference; bias: mean of
@@ -53,8 +53,11 @@ def compare_oracles(corpus: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _pair(tables: dict[str, pa.Table], first: str, second: str) -> Agreement:
-    scored = [tables[name].select(["id", "score"]).filter(tables[name]["score"].is_valid()) for name in (first, second)]
-    joined = scored[0].join(scored[1].rename_columns(["id", "other"]), "id", join_type="inner").sort_by("id")
+    keys = ["id", "sha256"]  # a file that has changed between them is none that both have scored
+    scored = [
+        tables[name].select([*keys, "score"]).filter(tables[name]["score"].is_valid()) for name in (first, second)
+    ]
+    joined = scored[0].join(scored[1].rename_columns([*keys, "other"]), keys, join_type="inner").sort_by("id")
     if not joined.num_rows:
         raise DataError(f"oracles {first} and {second} have scored no file in common: nothing to compare")
     return agreement(first, second, joined["score"].to_numpy(), joined["other"].to_numpy())

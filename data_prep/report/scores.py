@@ -140,7 +140,8 @@ def _scale(low: float, high: float) -> tuple[float, float]:
     if low == high:
         return low - 0.5, high + 0.5
     digits = 10 ** (math.floor(math.log10(high - low)) - 1)
-    return math.floor(low / digits) * digits, math.ceil(high / digits) * digits
+    # 1028 x 0.1 is above 102.8: what is rounded outwards is held against the ends.
+    return min(low, math.floor(low / digits) * digits), max(high, math.ceil(high / digits) * digits)
 
 
 def _examples(source: Source, column: str, low: float, high: float, each: int, seed: int) -> list[dict[str, Any]]:

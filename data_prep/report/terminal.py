@@ -4,7 +4,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from data_prep.report.formats import visible
 from data_prep.select import SPLITS
 from data_prep.sources.base import without_size
 
@@ -20,8 +22,18 @@ def render(report: dict[str, Any]) -> RenderableType:
     return Group(*(part for part in parts if part.row_count))
 
 
+def literal(text: str, style: str = "") -> Text:
+    """Text as it is: no name of a file is markup, or acts on the terminal."""
+    return Text(visible(text), style=style)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row whose cells are shown as they are."""
+    table.add_row(*map(literal, cells))
+
+
 def _table(title: str, *columns: str, numbers: int = 2) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=literal(title, "bold"), title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if 0 < index <= numbers else "left", overflow="fold")
     return table
@@ -38,9 +50,9 @@ def _amount(entry: dict[str, int]) -> tuple[str, str]:
 def _sources(report: dict[str, Any]) -> Table:
     table = _table(f"Imported into {report['corpus']}", "source", "documents", "MB of text")
     for name, source in report["import"]["sources"].items():
-        table.add_row(name, *_amount(source))
+        add_row(table, name, *_amount(source))
     table.add_section()
-    table.add_row("all", *_amount(report["import"]))
+    add_row(table, "all", *_amount(report["import"]))
     return table
 
 
@@ -52,20 +64,20 @@ def _drops(report: dict[str, Any]) -> Table:
         megabytes = "–" if unsized == drop["count"] else _megabytes(drop["size_bytes"])
         if 0 < unsized < drop["count"]:
             megabytes += f" ({unsized:,} without a size)"
-        table.add_row(reason, f"{drop['count']:,}", megabytes, drop["meaning"], example)
+        add_row(table, reason, f"{drop['count']:,}", megabytes, drop["meaning"], example)
     return table
 
 
 def _waterfall(selection: dict[str, Any]) -> Table:
     columns = ("step", "documents", "MB of text", "alone", "MB", "repositories")
     table = _table(f"Selection {selection['name']}", *columns, numbers=5)
-    table.add_row("imported", *_amount(selection["documents_in"]))
+    add_row(table, "imported", *_amount(selection["documents_in"]))
     for step in selection["dropped"]:
-        table.add_row(f"- {step['rule']}", *_amount(step), *(_amount(step["alone"]) if step["alone"] else ()))
+        add_row(table, f"- {step['rule']}", *_amount(step), *(_amount(step["alone"]) if step["alone"] else ()))
     table.add_section()
     for split in SPLITS:
         left = selection["left"][split]
-        table.add_row(f"= {split}", *_amount(left), "", "", f"{left['repositories']:,}")
+        add_row(table, f"= {split}", *_amount(left), "", "", f"{left['repositories']:,}")
     return table
 
 
@@ -73,18 +85,18 @@ def _languages(report: dict[str, Any]) -> Table:
     if not report["selection"]:
         table = _table("Languages", "language", "documents", "MB of text")
         for name, entry in sorted(report["import"]["languages"].items(), key=lambda item: -item[1]["text_bytes"]):
-            table.add_row(name, *_amount(entry))
+            add_row(table, name, *_amount(entry))
         return table
     table = _table("Languages", "language", "imported", "MB", "train", "MB", "held out", "MB", numbers=6)
     for name, entry in report["selection"]["languages"].items():
-        table.add_row(name, *_amount(entry["in"]), *_amount(entry["train"]), *_amount(entry["held_out"]))
+        add_row(table, name, *_amount(entry["in"]), *_amount(entry["train"]), *_amount(entry["held_out"]))
     return table
 
 
 def _repositories(report: dict[str, Any]) -> Table:
     table = _table("Largest repositories", "repository", "documents", "MB of text", "source", "split")
     for entry in report["repositories"]:
-        table.add_row(entry["repository"], *_amount(entry), entry["source"], entry["split"] or "")
+        add_row(table, entry["repository"], *_amount(entry), entry["source"], entry["split"] or "")
     return table
 
 
@@ -92,11 +104,11 @@ def _annotated(report: dict[str, Any]) -> Table:
     table = _table("Annotations", "annotation", "documents", "failed", "of them", "failed, for example")
     for name, entry in report["annotations"].items():
         if entry is None:
-            table.add_row(name, "", "", "out of date: make it again", "")
+            add_row(table, name, "", "", "out of date: make it again", "")
             continue
         counts = ", ".join(f"{column} {count:,}" for column, count in entry["counts"].items())
         example = "; ".join(f"{failure['path']}: {failure['why']}" for failure in entry["failures"][:1])
-        table.add_row(name, f"{entry['documents']:,}", f"{entry['failed']:,}", counts, example)
+        add_row(table, name, f"{entry['documents']:,}", f"{entry['failed']:,}", counts, example)
     return table
 
 
@@ -107,5 +119,5 @@ def _matched(report: dict[str, Any]) -> Table:
     for row in report["contaminated"][:TOP_MATCHES]:
         more = f" and {len(row['problems']) - 3} more" if len(row["problems"]) > 3 else ""
         where = f"{row['repository']}/{row['path']}"
-        table.add_row(where, f"{row['ngrams']:,}", ", ".join(row["problems"][:3]) + more, row["example"])
+        add_row(table, where, f"{row['ngrams']:,}", ", ".join(row["problems"][:3]) + more, row["example"])
     return table

@@ -10,6 +10,15 @@ from data_prep import settings
 from data_prep.settings import Settings
 
 
+def check_header(header: str) -> str:
+    """`header`. Raises `ValueError` where it asks for what is not known of a file."""
+    try:
+        header.format(path="", repository="", language="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError("only {path}, {repository} and {language} can be filled in") from None
+    return header
+
+
 class RepositorySettings(Settings):
     """Which repositories become strings, how long these may be, and how they say where a file begins.
 
@@ -40,11 +49,7 @@ class RepositorySettings(Settings):
     @field_validator("header")
     @classmethod
     def _fills_in(cls, header: str) -> str:
-        try:
-            header.format(path="", repository="", language="")
-        except (KeyError, IndexError, ValueError, AttributeError):
-            raise ValueError("only {path}, {repository} and {language} can be filled in") from None
-        return header
+        return check_header(header)
 
     def min_bytes(self) -> int:
         return int(self.min_tokens * self.bytes_per_token)

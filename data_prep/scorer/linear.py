@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors.numpy import load_file, save
 from scipy.sparse import csr_matrix, hstack
 
@@ -43,13 +43,21 @@ class LinearSettings(BaseModel):
     """Of each sign."""
     language_files: int = Field(50, ge=2)
     """Languages with fewer scored files share one set of weights."""
-    ridge: tuple[float, ...] = (0.4, 0.7, 1.2, 2.0)
+    ridge: tuple[float, ...] = Field((0.4, 0.7, 1.2, 2.0), min_length=1)
     """Penalties that are tried."""
     tuning: float = Field(0.15, gt=0, lt=0.5)
     """Share of the repositories on which they are compared."""
     most_bytes: int = Field(1 << 31, ge=1)
     """Of scored files in all, those held out among them; a byte of text takes about 4 of memory. Of more, files are
     taken by a hash of the seed and their ids."""
+
+    @field_validator("buckets")
+    @classmethod
+    def _power_of_two(cls, buckets: int) -> int:
+        if buckets & (buckets - 1):  # a hash is cut to bits, so others would be written behind the table
+            below = 1 << (buckets.bit_length() - 1)
+            raise ValueError(f"a power of two is expected, such as {below:,} or {2 * below:,}")
+        return buckets
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def train_scorer(
     `kind`: linear, or llama, which begins with the pretrained `checkpoint` and trains on `processes` processes in the
     folder `out` + `.training`. `settings`: fields of `LinearSettings` or `LlamaSettings`. Raises `DataError`.
     """
+    if not 0 <= held_out < 1:
+        raise DataError(f"held_out is {held_out:g}; it must be at least 0 and below 1: some files are trained on")
     split = HeldOut(fraction=held_out, seed=seed)
     if kind == LLAMA and checkpoint is None:
         raise DataError("--kind llama needs a pretrained checkpoint: --checkpoint RUN, or a folder of `hf import`")

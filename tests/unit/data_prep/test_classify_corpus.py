@@ -247,6 +247,17 @@ class TestTraining:
         about = train_classifier(corpus, tmp_path / "model", config(recall=0.5, model={**CONFIG["model"], "dim": 8}))
         assert about["made_now"] and len(list((tmp_path / "model").iterdir())) == 2
 
+    @pytest.mark.parametrize("lost", ["write_page", "page.write_json"])
+    def test_a_report_that_broke_off_is_written(self, corpus: Path, tmp_path: Path, monkeypatch, lost: str) -> None:
+        train_classifier(corpus, tmp_path / "model", config())
+        module = "data_prep.classify.train" if lost == "write_page" else "data_prep.classify"
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(f"{module}.{lost}", lambda *_: (_ for _ in ()).throw(RuntimeError()))
+            train_classifier(corpus, tmp_path / "model", config(recall=0.5))
+        about = train_classifier(corpus, tmp_path / "model", config(recall=0.5))
+        report = json.loads((tmp_path / "model.report" / "report.json").read_text())
+        assert report["inputs"] == about["inputs"]
+
     def test_many_labels(self, corpus: Path, tmp_path: Path) -> None:
         about = train_classifier(corpus, tmp_path / "model", ClassifyConfig.model_validate(MANY))
         found = about["measured"]["test"]

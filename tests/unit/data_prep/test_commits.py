@@ -346,12 +346,14 @@ def replace_head(repo: Repo, raw: bytes) -> None:
 
 def test_messages_in_another_encoding(repo, run, samples):
     repo.commit("Start", a_py=b"a = 1\n")
-    for encoding, message in (("latin-1", "Größe".encode("latin-1")), ("no-such", b"x"), ("utf-8", b"\xff")):
+    encoded = {"latin-1": "Größe".encode("latin-1"), "no-such": b"x", "utf-8": b"\xff", "undefined": b"x"}
+    encoded["unicode_escape"] = b"half \\ud800"
+    for encoding, message in encoded.items():
         repo.commit("Placeholder", a_py=b"a = %d\n" % (repo.day + 5))
         head, _, _ = repo.git[repo.git.head.target].read_raw().partition(b"\n\n")
         replace_head(repo, head + b"\nencoding " + encoding.encode() + b"\n\n" + message)
     report = run()
-    assert counted(report) == {"no_parent": 1, "message_not_text": 2}
+    assert counted(report) == {"no_parent": 1, "message_not_text": 4}
     (sample,) = samples().values()
     assert sample["text"].startswith("## message\nGröße\n")
 

@@ -94,3 +94,17 @@ def test_the_index_follows_the_snapshots(tmp_path):
     index.move(tree(repository, {}))
     assert index.top(["password"], 5) == []
     assert np.isfinite(list(fresh._bm25.scores(["password"]).values())).all()
+
+
+def test_a_file_that_cannot_be_read_is_not_ranked_and_no_other_is_lost(tmp_path):
+    """Such as one that a partial clone lacks."""
+    repository = pygit2.init_repository(tmp_path / "r", bare=True)
+    files = {"a.py": b"lost = 1\n", "b.py": b"gone = 1\n", "c.py": b"kept = 1\n"}
+    first, second = tree(repository, files), tree(repository, {"a.py": files["a.py"], "c.py": b"kept = 2\n"})
+    lost = str(pygit2.hash(files["a.py"]))
+    (tmp_path / "r/objects" / lost[:2] / lost[2:]).unlink()
+    index = SnapshotIndex(pygit2.Repository(str(tmp_path / "r")), max_file_bytes=1000)
+    index.move(first)
+    assert index.top(["kept", "gone"], 5) == [("b.py", "gone = 1\n"), ("c.py", "kept = 1\n")]
+    index.move(second)
+    assert index.top(["kept", "gone", "lost"], 5) == [("c.py", "kept = 2\n")]

@@ -187,3 +187,17 @@ def test_help_loads_nothing_heavy():
         "print({'duckdb', 'pyarrow', 'pygit2', 'numpy', 'torch'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("dropped", ["app/[id]/page.py", "a[/b].py"])
+def test_names_are_shown_as_they_are(tmp_path, files, monkeypatch, dropped):
+    """Neither markup nor the terminal's own signs are made of them."""
+    monkeypatch.setenv("COLUMNS", "300")
+    names = ["one[x]/a.py", "two:smile:/a.py", "three\x1b[2J/a.py"]
+    corpus = tmp_path / "corpus"
+    code = {**dict.fromkeys(names, "x = 1\n"), f"four/{dropped}": b"\xff"}
+    run("import", corpus, files(tmp_path / "root", code), "--workers", "1")
+    shown = run("inspect", corpus)
+    for text in ("one[x]", "two:smile:", f"four/{dropped}"):
+        assert text in shown
+    assert "\x1b" not in shown

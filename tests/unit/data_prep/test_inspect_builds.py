@@ -284,3 +284,12 @@ def test_a_title_cannot_hide_anything() -> None:
     shown = [Shown("document 1", None, ["[red]1 token[/red]", "\x1b[2J"], [])]
     print_shown(Console(file=stream, width=100), shown)
     assert "[red]1 token[/red]" in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_names_of_builds_are_shown_as_they_are(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some [red] builds"
+    folder.mkdir()
+    for suffix in (".idx", ".bin", ".manifest.json"):
+        (folder / f"a[x]:smile:{suffix}").write_bytes(Path(f"{built}{suffix}").read_bytes())
+    shown = run(folder)
+    assert "a[x]:smile:" in shown and "[red]" in shown

@@ -15,6 +15,7 @@ from data_prep.cli import app
 from data_prep.documents import list_shards
 from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
+from data_prep.needle.pool import Place, Smallest
 from data_prep.needle.run import write_needles
 from data_prep.needle.sample import Haystack, make_sample
 from data_prep.needle.settings import NeedleSettings
@@ -290,3 +291,18 @@ def test_a_larger_grid_has_the_prompts_of_a_smaller_one(
         write_needles(corpus, tmp_path / name, "main", real_tokenizers["byte_bpe"], settings_, 1)
         rows.append((tmp_path / name / "needle-600.jsonl").read_text().splitlines())
     assert set(rows[0]) < set(rows[1])
+
+
+@given(st.permutations(list(range(12))), st.lists(st.integers(1, 9), min_size=12, max_size=12), st.integers(1, 60))
+def test_the_pool_is_of_the_smallest_hashes_whatever_the_order(order: list[int], sizes: list[int], most: int) -> None:
+    kept = Smallest(most)
+    for number in order:
+        kept.add(Place(-number, 0, 0, sizes[number]))
+    found = [-place.rank for place in kept.places()]
+    fitting = [number for number in range(12) if sum(sizes[: number + 1]) <= most]
+    assert found == (fitting or [0])
+
+
+def test_a_header_that_cannot_be_filled_in_is_refused() -> None:
+    with pytest.raises(DataError, match=r"needle: header: .*only \{path\}, \{repository\} and \{language\}"):
+        load_settings(NeedleSettings, "needle", None, {"header": "{name}"})

@@ -170,6 +170,17 @@ def test_oracles_are_compared_on_what_both_scored(corpus, given_table):
         compare_oracles(corpus, ["a", "d"])
 
 
+def test_scores_of_a_text_that_was_another_then_are_not_compared(corpus, given_table):
+    import_scores(corpus, "now", ImportedTable(given_table(lambda row: 5)))
+    table = read_scores(corpus, "now")
+    texts = [text if place % 3 else "0" * 64 for place, text in enumerate(table["sha256"].to_pylist())]
+    index = table.schema.get_field_index("sha256")
+    then = table.set_column(index, table.schema.field(index), pa.array(texts))
+    write_scores(corpus, "then", then, "inputs", {})
+    (pair,) = compare_oracles(corpus, ["now", "then"])["pairs"]
+    assert pair["files"] == sum(text != "0" * 64 for text in texts) < table.num_rows
+
+
 def command(*arguments):
     result = CliRunner().invoke(app, ["oracle", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from object_store import s3_server
 from typer.testing import CliRunner
@@ -29,7 +29,7 @@ from data_prep.errors import DataError
 from data_prep.importing import ImportLimits, SourceSpec, import_documents
 from data_prep.report.excerpts import difference, excerpt
 from data_prep.report.page import gather, render_page, write_report
-from data_prep.report.scores import _FINE, _Spread
+from data_prep.report.scores import _FINE, _scale, _Spread
 from data_prep.select import load_config, select
 from data_prep.shards import ShardTask, finished_manifest, write_shard
 
@@ -333,3 +333,11 @@ def test_the_command(corpus, tmp_path):
     assert result.exit_code == 0 and str(out) in result.output
     text = words(out.read_text())
     assert "73 documents have a number in signs.mean_line_length" in text
+
+
+@given(st.integers(-9999, 9999), st.integers(0, 9999), st.sampled_from([1, 10, 1000]))
+@example(1028, 37, 10)
+def test_every_score_lies_on_the_scale(tenths: int, more: int, parts: int) -> None:
+    low, high = tenths / parts, (tenths + more) / parts
+    least, most = _scale(low, high)
+    assert least <= low <= high <= most and least < most

@@ -237,6 +237,12 @@ def test_a_damaged_scorer_and_what_is_none_are_refused(corpus: Path, tmp_path: P
         train_scorer(corpus, "oracle", tmp_path / "code", settings=SMALL, held_out=0.3)
     with pytest.raises(DataError, match=r"linear scorer: there is no key 'bucket'; did you mean 'buckets'"):
         train_scorer(corpus, "oracle", tmp_path / "new", settings={"bucket": 3})
+    with pytest.raises(DataError, match=r"linear scorer: buckets: .*a power of two is expected, .* 4,096 or 8,192"):
+        train_scorer(corpus, "oracle", tmp_path / "new", settings={"buckets": 5000})
+    with pytest.raises(DataError, match=r"linear scorer: ridge: "):
+        train_scorer(corpus, "oracle", tmp_path / "new", settings={"ridge": []})
+    with pytest.raises(DataError, match=r"held_out is 1; it must be at least 0 and below 1"):
+        train_scorer(corpus, "oracle", tmp_path / "new", settings=SMALL, held_out=1.0)
     with pytest.raises(DataError, match="--kind forest: it must be linear or llama"):
         train_scorer(corpus, "oracle", tmp_path / "new", "forest")
     with pytest.raises(DataError, match="needs a pretrained checkpoint"):

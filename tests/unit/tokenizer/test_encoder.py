@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import pickle
+import shutil
 import unicodedata
 
 import numpy as np
@@ -218,9 +219,34 @@ def test_roles_are_read_from_the_configuration_beside(tmp_path):
     assert (found.eos, found.unk, found.pad) == (0, 1, None)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("{", "not JSON"), ("[1]", "has no model")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("{", "not JSON"),
+        ("[1]", "has no model"),
+        ('{"model": {}}', "has no vocabulary"),
+        ('{"model": {"vocab": 5}}', "has no vocabulary"),
+    ],
+)
 def test_what_is_no_tokenizer_is_refused(content, message, tmp_path):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(TokenizerError, match=message):
+        Encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("seed_tokenizer.json", "{}", "does not describe a tokenizer"),
+        ("seed_tokenizer.json", '{"special": {"eos": 2}}', "does not describe a tokenizer"),
+        ("seed_tokenizer.json", "[1]", "an object is expected"),
+        ("tokenizer_config.json", "[1]", "an object is expected"),
+    ],
+)
+def test_a_damaged_file_beside_a_tokenizer_is_named(directories, name, content, message, tmp_path):
+    shutil.copyfile(directories["byte_bpe"] / "tokenizer.json", tmp_path / "tokenizer.json")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TokenizerError, match=rf"{name}: .*{message}"):
         Encoder.load(tmp_path)

@@ -3,6 +3,8 @@ import itertools
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sentencepiece
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tokenizer.check import compare
-from tokenizer.cli import app
+from tokenizer.cli import app, read_texts
 from tokenizer.encode import Encoder
 from tokenizer.errors import TokenizerError
 from tokenizer.export import export, ranked_merges, to_hugging_face, with_escaped_spaces, with_literal_characters
@@ -150,3 +152,15 @@ def test_the_command_line_trains_exports_and_checks(tmp_path, training_texts):
         run("export", tmp_path / "t" / "tokenizer.model", "--out", tmp_path / "v", "--role", "eos")
     with pytest.raises(TokenizerError, match="no such file"):
         run("check", tmp_path / "t", tmp_path / "nowhere")
+
+
+def test_tables_that_hold_no_texts_are_refused(tmp_path):
+    tables = {"numbers": pa.array([1, 2]), "bytes": pa.array([b"x", b"\xff"])}
+    for name, column in tables.items():
+        pq.write_table(pa.table({"text": column}), tmp_path / f"{name}.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "numbers.parquet").read_bytes()[:-9])
+    for name, said in (("numbers", "holds int64, not text"), ("bytes", "holds binary"), ("cut", "no parquet file")):
+        with pytest.raises(TokenizerError, match=rf"{name}.parquet.*{said}"):
+            list(read_texts([tmp_path / f"{name}.parquet"]))
+    pq.write_table(pa.table({"text": pa.array(["a", None, "b"]).dictionary_encode()}), tmp_path / "words.parquet")
+    assert list(read_texts([tmp_path / "words.parquet"])) == ["a", "b"]

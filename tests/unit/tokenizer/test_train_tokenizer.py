@@ -103,6 +103,12 @@ def test_settings_are_checked():
         TrainSettings(300)
     with pytest.raises(TokenizerError, match="sentencepiece or byte_bpe"):
         TrainSettings(600, "unigram")
+    with pytest.raises(TokenizerError, match="max_chars is -1; it must be above 0"):
+        TrainSettings(600, max_chars=-1)
+    with pytest.raises(TokenizerError, match="max_chars_per_text is -5; it must be above 0"):
+        TrainSettings(600, max_chars_per_text=-5)
+    with pytest.raises(TokenizerError, match=r"character_coverage is 99\.95; it must be above 0 and at most 1"):
+        TrainSettings(600, character_coverage=99.95)
 
 
 def test_an_older_tokenizer_is_replaced_and_anything_else_is_left_alone(training_texts, tmp_path):
