@@ -72,11 +72,19 @@ def train(path: Path, recipe: Recipe, source: str | None = None) -> tuple[dict[s
         "device": "GPU" if device.has_gpu() else "CPU",
         "steps": steps[-1]["step"],
         "tokens": steps[-1]["tokens"],
-        "seconds": sum(row["step_seconds"] for row in steps),
+        "seconds": seconds_of(steps),
         "model": {"parameters": parameter_count(recipe.model), **recipe.model.model_dump()},
         "versions": device.versions(),
     }
     return facts, steps, evaluations
+
+
+def seconds_of(steps: Sequence[Row], before: int = 0) -> float:
+    """Of all steps after step `before`: those that no row tells of count as those of the row after them."""
+    return sum(
+        row["step_seconds"] * (row["step"] - last)
+        for last, row in zip([before, *(row["step"] for row in steps)], steps, strict=False)
+    )
 
 
 def run_command(arguments: Sequence[str], what: str) -> None:

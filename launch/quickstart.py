@@ -19,6 +19,7 @@ from launch.finish import bars, generate, machine, quoted, recipe_here, train, w
 from launch.finish import export as prove_export
 from launch.run_folder import own_folder, say
 from launch.stages import Stages
+from megatron_seed.checkpoint import manifest
 from megatron_seed.config.load import dump_recipe, load_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
@@ -180,7 +181,9 @@ def _train_and_export(config: QuickstartConfig, stages: Stages) -> dict[str, Any
         made=recipe.run_dir,
         goes_on_in=recipe.run_dir,
     )
-    export = stages.run("export", stages.key("train"), lambda: prove_export(recipe.run_dir, hf), made=hf)
+    # A training that was done again, though from equal inputs, is another one.
+    trained = [stages.key("train"), training]
+    export = stages.run("export", trained, lambda: prove_export(recipe.run_dir, hf), made=hf / manifest.NAME)
     samples = stages.run("generate", stages.key("export"), lambda: generate(hf))
     return {
         "training": training,

@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
+from megatron_seed.checkpoint.manifest import NAME, has_sizes
+
 
 class Stages:
     """The record of a sequence of stages, in `stages.json` of a folder.
@@ -38,13 +40,14 @@ class Stages:
     ) -> Any:
         """The stage's result: kept if it ran before on equal inputs and `made` is still there, else computed now.
 
+        `made` is a file or a folder, or the manifest of a folder, all of whose files must then be there.
         `goes_on_in` is the folder in which a stage that was stopped goes on. What was begun there on other inputs is
         moved aside first, so that the stage never goes on from it.
         """
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
         before = self.records.get(name, {})
         same = before.get("inputs") == key
-        if same and "result" in before and (made is None or made.exists()):
+        if same and "result" in before and (made is None or _is_there(made)):
             self.console.print(f"[dim]{name}: done before[/dim]")
             return before["result"]
         self.console.rule(f"[bold]{name}", align="left")
@@ -88,6 +91,10 @@ class Stages:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_there(made: Path) -> bool:
+    return has_sizes(made.parent) if made.name == NAME else made.exists()
 
 
 def move_aside(path: Path) -> Path:

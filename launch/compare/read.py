@@ -90,7 +90,7 @@ def _read(path: Path, config: dict[str, Any], remarks: list[str], label: str) ->
         remarks.append("no training steps recorded yet")
     evaluation: dict[str, list[Row]] = {}
     for row in rows:
-        if row.get("kind") == "evaluation" and _finite(row.get("loss")):
+        if row.get("kind") == "evaluation" and is_finite(row.get("loss")):
             evaluation.setdefault(str(row.get("source")), []).append(row)
     return RunRecord(
         label=label,
@@ -141,11 +141,11 @@ def _rows(path: Path) -> tuple[list[Row], str | None]:
 
 def _by_step(rows: Any) -> list[Row]:
     """The last row of each step, in order, without those that say no step or tokens."""
-    found = {row["step"]: row for row in rows if _finite(row.get("step")) and _finite(row.get("tokens"))}
+    found = {row["step"]: row for row in rows if is_finite(row.get("step")) and is_finite(row.get("tokens"))}
     return [found[step] for step in sorted(found)]
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.report.formats import MISSING, count, decimal, duration, percent, size
 from launch.compare.curves import last_smoothed, tokens_at
-from launch.compare.read import RunRecord
+from launch.compare.read import RunRecord, is_finite
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _held_out(runs: Sequence[RunRecord]) -> list[Line]:
 
 
 def _last_evaluation(run: RunRecord, source: str, key: str) -> float | None:
-    values = [row[key] for row in run.evaluation.get(source, ()) if isinstance(row.get(key), int | float)]
+    values = [row[key] for row in run.evaluation.get(source, ()) if is_finite(row.get(key))]
     return values[-1] if values else None
 
 
@@ -115,7 +115,7 @@ def _last(run: RunRecord, key: str) -> Any:
 
 
 def _numbers(run: RunRecord, key: str) -> list[float]:
-    return [row[key] for row in run.train if isinstance(row.get(key), int | float)]
+    return [row[key] for row in run.train if is_finite(row.get(key))]
 
 
 def _median(run: RunRecord, key: str) -> float | None:
@@ -131,7 +131,7 @@ def _spent(run: RunRecord) -> float | None:
     """Seconds of all steps: those that no row tells of count as those of the row after them."""
     total, before = 0.0, 0
     for row in run.train:
-        if not isinstance(row.get("step_seconds"), int | float):
+        if not is_finite(row.get("step_seconds")):
             return None
         total += row["step_seconds"] * (row["step"] - before if before else 1)
         before = row["step"]

@@ -6,6 +6,7 @@ of our problems is put into the corpus as a repository called `planted`, and is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,14 @@ PLANTED = "planted"
 
 def benchmark_files(given: tuple[Path, ...]) -> list[str]:
     return [str(path.resolve()) for path in given or (OWN,)]
+
+
+def benchmarks_digest(given: tuple[Path, ...]) -> str:
+    """Of what stands in the files; DataError for one that is no JSONL file."""
+    from data_prep.annotators.decontamination import Decontamination
+
+    inputs = Decontamination(benchmarks=tuple(benchmark_files(given))).inputs()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def plant(into: Path) -> str:

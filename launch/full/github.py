@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.sources.base import ImportLimits, SourceSpec
 from launch.finish import bars
-from launch.full.benchmarks import PLANTED, benchmark_files, plant
+from launch.full.benchmarks import PLANTED, benchmark_files, benchmarks_digest, plant
 from launch.full.packages import IGNORED, copy_packages
 from launch.full.quality import Sample, rate_and_score
 from launch.full.settings import FullConfig
@@ -38,7 +38,8 @@ def prepare_github(config: FullConfig, stages: Stages) -> dict[str, Any]:
     places = _packages(config, stages)
     corpus = corpus_of(config)
     # Code of the user's is looked at anew each time: importing itself finds what has changed.
-    inputs = [places, config.cap_bytes] if config.corpus is None else os.urandom(8).hex()
+    known = [places, config.cap_bytes, benchmarks_digest(config.benchmarks)]
+    inputs = known if config.corpus is None else os.urandom(8).hex()
     files = stages.run("github", inputs, lambda: _prepare(config, corpus), made=corpus / "import.json")
     sample = Sample(config.oracle_files, RATED, PROMPT)
     quality = rate_and_score(config, stages, "github", corpus, files["selected"], sample)

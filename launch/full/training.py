@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.finish import export, generate, quoted, recipe_here, train, write_recipe
+from launch.finish import export, generate, quoted, recipe_here, seconds_of, train, write_recipe
 from launch.full.builds import blend_path
 from launch.full.settings import FullConfig
 from launch.stages import Stages
+from megatron_seed.checkpoint import manifest
 from megatron_seed.config.load import dump_recipe
 from megatron_seed.config.schema import Recipe
 from megatron_seed.errors import SeedError
@@ -49,7 +50,9 @@ def train_and_export(config: FullConfig, stages: Stages, commit_prompt: str | No
         made=recipe.run_dir,
         goes_on_in=recipe.run_dir,
     )
-    proved = stages.run("export", stages.key("train"), lambda: export(recipe.run_dir, hf), made=hf)
+    # A training that was done again, though from equal inputs, is another one.
+    trained = [stages.key("train"), training]
+    proved = stages.run("export", trained, lambda: export(recipe.run_dir, hf), made=hf / manifest.NAME)
     asked = [{"kind": "change of a commit", "prefix": commit_prompt}] if commit_prompt else []
     samples = stages.run("generate", [stages.key("export"), commit_prompt], lambda: generate(hf, asked))
     return {"training": training, "export": proved, "samples": samples}
@@ -105,7 +108,7 @@ def _phases(recipe: Recipe, steps: list[dict[str, Any]], evaluations: list[dict[
                 "first_step": own[0]["step"],
                 "last_step": last,
                 "tokens": own[-1]["tokens"],
-                "seconds": sum(row["step_seconds"] for row in own),
+                "seconds": seconds_of(own, before),
                 "tokens_per_second": statistics.median(row["tokens_per_second"] for row in own),
                 "loss": own[-1]["loss"],
                 "held_out": held_out,

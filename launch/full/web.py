@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.finish import bars
-from launch.full.benchmarks import benchmark_files
+from launch.full.benchmarks import benchmark_files, benchmarks_digest
 from launch.full.github import REDACTED
 from launch.full.pages import write_archives
 from launch.full.quality import Sample, ask, rate_and_score
@@ -48,7 +48,10 @@ def prepare_web(config: FullConfig, stages: Stages) -> dict[str, Any]:
     """Archives to scored pages; returns the numbers of each step."""
     archives, corpus = archives_of(config), corpus_of(config)
     kinds = stages.run("pages", config.pages, lambda: write_archives(archives, config.pages), made=archives)
-    pages = stages.run("web", [kinds, config.pages], lambda: _prepare(config, corpus), made=corpus / "import.json")
+    benchmarks = benchmarks_digest(config.benchmarks)
+    inputs = [kinds, config.pages, benchmarks]
+    pages = stages.run("web", inputs, lambda: _prepare(config, corpus), made=corpus / "import.json")
+    pages = {**pages, "digest": f"{pages['digest']} {benchmarks}"}  # what is found of them is not in the documents
     asked = [pages["digest"], config.labelled_pages, config.oracle_url, config.oracle_model]
     recall = stages.run("web recall", asked, lambda: classify(config, corpus, CODE, "web_recall"))
     categories = stages.run("web categories", asked, lambda: classify(config, corpus, CATEGORY, "site_category"))

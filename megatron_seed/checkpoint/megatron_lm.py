@@ -41,6 +41,13 @@ _SAME = MappingProxyType(
         "num_experts": None,
         "mtp_num_layers": None,
         "window_size": None,
+        "no_rope_freq": None,
+        "qk_l2_norm": False,
+        "softmax_type": "vanilla",
+        "attention_output_gate": False,
+        "experimental_attention_variant": None,
+        "glu_linear_offset": 0.0,
+        "activation_func_clamp_value": None,
     }
 )
 _NEEDED = ("normalization", "swiglu", "position_embedding_type")

@@ -55,7 +55,7 @@ _IN_EXTRA_STATE = frozenset(
         ("transformer_engine.common.recipe", "_FormatHelper"),
     }
 )
-_BROKEN = (
+BROKEN = (
     pickle.UnpicklingError,
     RuntimeError,
     EOFError,
@@ -65,7 +65,10 @@ _BROKEN = (
     IndexError,
     KeyError,
     ImportError,
+    OverflowError,
+    MemoryError,
 )
+"""What reading a damaged pickle raises: its lengths, too, are whatever the bytes say."""
 
 
 class Opaque:
@@ -154,7 +157,7 @@ def _guarded(where: Path | str, what: str, read: Callable[[], Any]) -> Any:
         return read()
     except SeedError as error:
         raise SeedError(f"{where}: {error}") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise SeedError(f"{where}: damaged or not {what}: {first_line(error)}") from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import pickle
+import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ import yaml
 from pydantic import ValidationError
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
-from megatron_seed.checkpoint.pickles import first_line, load_plain, read_metadata
+from megatron_seed.checkpoint.pickles import BROKEN, first_line, load_plain, read_metadata
 from megatron_seed.checkpoint.stored import Numbers, find_numbers
 from megatron_seed.config.load import load_recipe
 from megatron_seed.config.schema import ModelConfig
@@ -34,7 +34,6 @@ from megatron_seed.errors import SeedError
 Shape = tuple[int, ...]
 
 OPTIMIZER_PREFIX = "optimizer."
-_BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError)
 GENERATOR_PREFIX = "generators."
 
 
@@ -179,7 +178,7 @@ class CheckpointReader:
         chunk = self._objects[key]
         try:
             return load_plain(io.BytesIO(self._bytes(key, chunk)))
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._damaged(key, chunk, error) from error
 
     def _read_part(self, key: str, part: _Box, chunk: _Chunk, dtype: torch.dtype, target: torch.Tensor) -> None:
@@ -209,7 +208,7 @@ class CheckpointReader:
         data = self._bytes(key, chunk)
         try:
             tensor = load_plain(io.BytesIO(data))
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._damaged(key, chunk, error) from error
         if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != chunk.box.sizes or tensor.dtype != dtype:
             raise SeedError(
@@ -223,16 +222,15 @@ class CheckpointReader:
         path = self.path / chunk.file
         try:
             with path.open("rb") as file:
-                file.seek(chunk.start)
-                data = file.read(chunk.length)
+                size = os.fstat(file.fileno()).st_size
+                if chunk.start + chunk.length <= size:
+                    file.seek(chunk.start)
+                    return file.read(chunk.length)
         except OSError as error:
             raise SeedError(f"{path}: cannot read {key}: {error.strerror}") from error
-        if len(data) != chunk.length:
-            raise SeedError(
-                f"{path}: truncated: {key} needs bytes {chunk.start} to {chunk.start + chunk.length}, "
-                f"the file has {path.stat().st_size}"
-            )
-        return data
+        raise SeedError(
+            f"{path}: truncated: {key} needs bytes {chunk.start} to {chunk.start + chunk.length}, the file has {size}"
+        )
 
     def _damaged(self, key: str, chunk: _Chunk, error: Exception) -> SeedError:
         path = self.path / chunk.file
@@ -300,6 +298,10 @@ def _index(metadata: Metadata) -> tuple[dict[str, TensorInfo], dict[str, _Chunks
         for key, entry in metadata.state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+    for key, info in infos.items():
+        _check_counts(key, info.shape)
+        if not isinstance(info.dtype, torch.dtype):
+            raise TypeError(f"{key} has the dtype {info.dtype}")
     places = {
         (index.fqn, _origin(index.offset, infos[index.fqn])): info
         for index, info in metadata.storage_data.items()
@@ -317,9 +319,17 @@ def _origin(offset: Sequence[int] | None, info: TensorInfo) -> Shape:
     return (0,) * len(info.shape) if offset is None else tuple(offset)
 
 
+def _check_counts(key: str, numbers: Sequence[Any]) -> None:
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError(f"{key} has {list(numbers)} among its sizes and places")
+
+
 def _chunk(key: str, offsets: Shape, sizes: Shape, info: Any) -> _Chunk:
     if getattr(info, "transform_descriptors", None):
         raise ValueError(f"{key} is stored through a transform: {info.transform_descriptors}")
-    if Path(info.relative_path).name != info.relative_path:
+    if Path(info.relative_path).name != info.relative_path or "\0" in info.relative_path:
         raise ValueError(f"{key} is stored outside of the checkpoint: {info.relative_path}")
+    _check_counts(key, (*offsets, *sizes, info.offset, info.length))
+    if len(offsets) != len(sizes):
+        raise ValueError(f"{key} has a chunk of {list(sizes)} at {list(offsets)}")
     return _Chunk(_Box(offsets, sizes), info.relative_path, info.offset, info.length)

@@ -138,6 +138,9 @@ def read_hf_config(path: Path) -> tuple[Architecture, PreTrainedConfig]:
     missing = [name for name in _REQUIRED if values.get(name) is None]
     if missing:
         raise SeedError(f"{path}: {', '.join(missing)} missing")
+    wrong = [f"{name} {values[name]!r}" for name in _REQUIRED if not _is_count(values[name])]
+    if wrong:
+        raise SeedError(f"{path}: {', '.join(wrong)}: must be a whole number above zero")
     if "quantization_config" in values:
         raise SeedError(f"{path}: quantized weights (quantization_config); give the unquantized model")
     try:
@@ -203,10 +206,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _find(values: Mapping[str, Any], path: Path) -> Architecture:
     names = values.get("architectures") or []
+    names = names if isinstance(names, list) else [names]
     known = {architecture.name: architecture for architecture in ARCHITECTURES}
-    found = [known[name] for name in names if name in known]
+    found = [known[name] for name in names if isinstance(name, str) and name in known]
     if len(names) != 1 or not found:
         what = " and ".join(map(str, names)) or "none"
         raise SeedError(f"{path}: architecture {what} is not supported; supported: {_names()}")

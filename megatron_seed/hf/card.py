@@ -18,6 +18,7 @@ _FRONT = ("---", "library_name: transformers", "pipeline_tag: text-generation", 
 
 def model_card(checkpoint: Path, config: ModelConfig, architecture: str) -> str:
     """Markdown: what the model is, how much and on what it was trained, and the recipe that made it."""
+    checkpoint = checkpoint.resolve()  # "." has no name
     state = read_state(checkpoint)
     recipe = _read_recipe(checkpoint)
     shape = [
@@ -33,7 +34,7 @@ def model_card(checkpoint: Path, config: ModelConfig, architecture: str) -> str:
     lines = [
         *_FRONT,
         "",
-        f"# {checkpoint.resolve().parent.parent.name if _in_run(checkpoint) else checkpoint.name}",
+        f"# {checkpoint.parent.parent.name if _in_run(checkpoint) else checkpoint.name}",
         "",
         f"A `{architecture}` exported by megatron-seed from checkpoint `{checkpoint.name}`.",
         "",
@@ -56,7 +57,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def _in_run(checkpoint: Path) -> bool:
     """Checkpoints of a run lie in RUN/checkpoints."""
-    return checkpoint.resolve().parent.name == "checkpoints"
+    return checkpoint.parent.name == "checkpoints"
 
 
 def _training(state: Mapping[str, Any]) -> list[tuple[str, Any]]:

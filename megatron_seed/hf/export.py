@@ -124,13 +124,14 @@ def _write_tensors(
 def _copy_tokenizer(tokenizer: Path, work: Path) -> None:
     """All its files, those of further chat templates in a folder of theirs included."""
     others = {"README.md", "manifest.json", GENERATION_CONFIG, IMPORTED_CONFIG}
+    ours = {RECORD, "model.safetensors", "model.safetensors.index.json"}
     for path in sorted(tokenizer.rglob("*")):
         name = path.relative_to(tokenizer)
         if not path.is_file() or str(name) in others:
             continue
-        if (work / name).exists():
+        if (work / name).exists() or str(name) in ours:
             raise SeedError(f"{path}: a tokenizer file cannot have the name of a model file")
-        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, work / name)
 
 
@@ -138,7 +139,7 @@ def _write_record(work: Path, report: ExportReport, checkpoint: Path) -> None:
     state = read_state(checkpoint)
     record = {
         "format": FORMAT,
-        "checkpoint": checkpoint.name,
+        "checkpoint": checkpoint.resolve().name,
         "step": state.get("step"),
         "consumed_tokens": state.get("consumed_tokens"),
         "architecture": report.architecture,

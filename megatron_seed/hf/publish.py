@@ -23,21 +23,22 @@ def replacing(out: Path, source: Path, is_ours: Callable[[Path], bool], force: b
     """Give a temporary directory beside `out`, to be filled and synced; it becomes `out` when the block ends well.
 
     An `out` that exists is replaced if it is empty, `is_ours(out)` or `force`, and refused with SeedError otherwise.
-    One that is or holds `source`, which it is made from, is always refused.
+    One that is or holds `source`, which it is made from, is always refused. A link stays, and leads to what was made.
     When the disk is full, the SeedError says so, and nothing is left of what was written.
     """
     if source.resolve().is_relative_to(out.resolve()):
         raise SeedError(f"{out} would take the place of what it is made from, {source}: choose another directory")
     if out.exists() and not force and not is_ours(out) and not _is_empty(out):
         raise SeedError(f"{out} exists and was not written by this command: choose another directory, or --force")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.tmp")
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = place.with_name(f".{place.name}.tmp")
     work.mkdir(exist_ok=True)
     with _locked(work, out):
         try:
             _clear(work)
             yield work
-            _swap(work, out)
+            _swap(work, place)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -53,7 +54,7 @@ def seal(work: Path, known: Mapping[str, Entry]) -> None:
 
 def check_room(out: Path, size_bytes: int) -> None:
     """Raise SeedError when the disk of `out`, which need not exist, has less room than that."""
-    parent = next(path for path in out.absolute().parents if path.exists())
+    parent = next(path for path in out.resolve().parents if path.exists())
     free = shutil.disk_usage(parent).free
     if free < size_bytes:
         raise SeedError(f"{out}: {decimal(size_bytes)} are needed, {decimal(free)} are free on that disk")

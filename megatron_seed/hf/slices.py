@@ -108,7 +108,12 @@ def hf_sources(rows: Sequence[Row], config: ModelConfig) -> dict[str, Source]:
 
 def hf_shapes(rows: Sequence[Row], config: ModelConfig) -> dict[str, Shape]:
     """Shape of every Hugging Face tensor by name."""
-    return {name: source.shape for name, source in hf_sources(rows, config).items()}
+    shapes = {row.megatron: row.hf_shapes(config) for row in rows}
+    return {
+        name: shape
+        for row, layer in places(rows, config)
+        for name, shape in zip(row.hf_names(layer), shapes[row.megatron], strict=True)
+    }
 
 
 def convert(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:

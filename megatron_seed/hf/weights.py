@@ -129,7 +129,7 @@ def _indexed_files(index: Path) -> list[Path]:
         raise SeedError(f"{index}: not an index with a weight_map") from error
     if not files:
         raise SeedError(f"{index}: its weight_map is empty")
-    outside = [file for file in files if Path(file).name != file]
+    outside = [str(file) for file in files if not isinstance(file, str) or not file or Path(file).name != file]
     if outside:
         raise SeedError(f"{index}: names files outside of the directory: {', '.join(outside)}")
     return [index.with_name(file) for file in files]

@@ -44,10 +44,12 @@ def goodput(interval_s: float, reliability: Reliability) -> float:
 
     Daly's expected time of an interval, failures during restarts counted: M e^(R/M) (e^((interval + pause)/M) - 1).
     A save that is not yet on disk when a failure comes is worth nothing: each failure costs `write_s` more work.
+    One that is asked for while the one before is still being written waits for it, and training with it.
     """
     mtbf = reliability.mtbf_s
+    pause = reliability.pause_s + max(0.0, reliability.write_s - interval_s)
     again = reliability.restart_s + reliability.write_s
-    exponent = (interval_s + reliability.pause_s) / mtbf
+    exponent = (interval_s + pause) / mtbf
     if exponent + again / mtbf > 700.0:  # beyond a float's range, and long past zero
         return 0.0
     return interval_s / (mtbf * math.exp(again / mtbf) * math.expm1(exponent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -124,8 +125,12 @@ def override(gpu: Gpu, assumptions: Assumptions, changes: Mapping[str, float]) -
     for name, value in changes.items():
         if name not in fields | known:
             raise SeedError(f"assume {name}: no such number; known: {', '.join(sorted(fields | known))}")
+        if not math.isfinite(value):
+            raise SeedError(f"assume {name}={value}: must be a finite number")
         if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
             raise SeedError(f"assume {name}={value}: must be above zero")
     if "gpus_per_node" in own:
+        if own["gpus_per_node"] % 1:
+            raise SeedError(f"assume gpus_per_node={own['gpus_per_node']}: must be a whole number")
         own["gpus_per_node"] = int(own["gpus_per_node"])
     return dataclasses.replace(gpu, **own), dataclasses.replace(assumptions, **others)

@@ -158,7 +158,7 @@ def _checkpoint(
     # One save at a time: a save that is asked for earlier waits.
     interval_s = max(faults.daly_interval_s(reliability), reliability.write_s)
     step_s = [phase.days * _DAY_S / phase.steps for phase in phases]
-    own_interval_s = recipe.checkpoint.every_steps * sum(step_s) / len(step_s)
+    own_interval_s = recipe.checkpoint.every_steps * _DAY_S * sum(p.days for p in phases) / sum(p.steps for p in phases)
     return CheckpointPlan(
         size_bytes=size_bytes,
         bytes_per_node=size_bytes / nodes,

@@ -90,6 +90,9 @@ def test_where_the_run_stood(tmp_path: Path) -> None:
         ({"add_qkv_bias": True}, "qkv_bias True instead of False"),
         ({"use_rope_scaling": True, "rope_scaling_factor": 4.0}, "rope_scaling kind='llama3' factor=4.0"),
         ({"num_experts": 8}, "num_experts 8 instead of None"),
+        ({"no_rope_freq": 4}, "no_rope_freq 4 instead of None"),
+        ({"softmax_type": "off-by-one"}, "softmax_type off-by-one instead of vanilla"),
+        ({"qk_l2_norm": True}, "qk_l2_norm True instead of False"),
         ({"vocab_size": 99}, r"a vocabulary of 99 \(padded 256\) instead of 100"),
     ],
 )

@@ -1,8 +1,10 @@
 """Reading torch_dist checkpoints: any chunks, only known classes, clear words about damage."""
 
+import io
 import itertools
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,69 @@ def test_damage_is_named(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> No
     (tmp_path / ".metadata").write_bytes(good)
     (tmp_path / "__0_0.distcp").unlink()
     with pytest.raises(SeedError, match=r"__0_0\.distcp: cannot read"):
+        CheckpointReader(tmp_path).read(KEY)
+
+
+LENGTH = (2**60).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("claim", [b"\x8e" + LENGTH, b"\x8d" + LENGTH, b"\x95" + LENGTH, b"\x95" + b"\xff" * 8])
+def test_metadata_that_claims_to_be_huge_is_damaged(tmp_path: Path, claim: bytes) -> None:
+    (tmp_path / ".metadata").write_bytes(b"\x80\x04" + claim + b"x.")
+    with pytest.raises(SeedError, match=r"\.metadata: damaged or not a checkpoint's metadata"):
+        CheckpointReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("offset", -1, "damaged"),
+        ("offset", "a", "damaged"),
+        ("offset", 2**70, "truncated"),
+        ("length", None, "damaged"),
+        ("length", -5, "damaged"),
+        ("length", 2**60, "truncated"),
+        ("relative_path", "a\0b", "outside of the checkpoint"),
+        ("size", (-3, 8, 6), "damaged"),
+        ("size", (3, "a", 6), "damaged"),
+        ("dtype", "x", "damaged"),
+        ("dtype", None, "damaged"),
+    ],
+)
+def test_numbers_that_cannot_be_are_damage(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], name: str, value: object, told: str
+) -> None:
+    write(tmp_path, tensors)
+
+    def change(metadata) -> None:
+        entry = metadata.state_dict_metadata[KEY]
+        targets = {"size": entry, "dtype": entry.properties}
+        for place in [targets[name]] if name in targets else metadata.storage_data.values():
+            setattr(place, name, value)
+
+    rewrite_metadata(tmp_path, change)
+    with pytest.raises(SeedError, match=told):
+        CheckpointReader(tmp_path).read(KEY)
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02.", b"\x80\x02)R.", b"\x80\x02}}s."])
+def test_a_record_that_is_half_a_pickle_is_damaged(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], pickled: bytes
+) -> None:
+    write(tmp_path, tensors)
+    stream = io.BytesIO()
+    torch.save(tensors[KEY], stream)
+    with zipfile.ZipFile(stream) as whole, zipfile.ZipFile(tmp_path / "half", "w") as half:
+        for record in whole.infolist():
+            half.writestr(record.filename, pickled if record.filename.endswith("data.pkl") else whole.read(record))
+    (tmp_path / "__0_0.distcp").write_bytes((tmp_path / "half").read_bytes())
+
+    def change(metadata) -> None:
+        for place in metadata.storage_data.values():
+            place.offset, place.length = 0, (tmp_path / "half").stat().st_size
+
+    rewrite_metadata(tmp_path, change)
+    with pytest.raises(SeedError, match="damaged: decoder"):
         CheckpointReader(tmp_path).read(KEY)
 
 

@@ -305,6 +305,53 @@ def test_only_an_earlier_export_is_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
 
 
+def test_an_export_goes_where_a_link_leads(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    disk, out = tmp_path / "disk" / "hf", tmp_path / "out"
+    out.symlink_to(disk)  # there is nothing yet
+    for _ in range(2):
+        export_hf(checkpoint, out)
+        assert out.is_symlink() and manifest.find_damage(disk) is None
+    assert [path.name for path in disk.parent.iterdir()] == ["hf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "disk", "out"]
+
+
+def test_checkpoint_and_export_may_be_where_one_stands(
+    tmp_path: Path,
+    tiny_config: ModelConfig,
+    random_tensors: Callable,
+    write_checkpoint: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    monkeypatch.chdir(checkpoint)
+    export_hf(Path("."), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["checkpoint"] == "checkpoint"
+    assert "\n# checkpoint\n" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_hf(checkpoint, Path("."))
+    monkeypatch.chdir(tmp_path)
+    assert manifest.find_damage(tmp_path / "here") is None
+
+
+def test_files_of_a_tokenizer_keep_their_folders_and_take_no_name_of_a_models(
+    tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config, random_tensors(tiny_config))
+    (checkpoint / "tokenizer" / "of" / "others").mkdir(parents=True)
+    (checkpoint / "tokenizer" / "of" / "others" / "vocab.json").write_text("{}")
+    export_hf(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "of" / "others" / "vocab.json").read_text() == "{}"
+    for name in ("model.safetensors.index.json", "export.json"):
+        (checkpoint / "tokenizer" / name).write_text('{"weight_map": {}}')
+        with pytest.raises(SeedError, match=f"{name}: a tokenizer file cannot have the name of a model file"):
+            export_hf(checkpoint, tmp_path / "other")
+        (checkpoint / "tokenizer" / name).unlink()
+
+
 def test_nothing_takes_the_place_of_what_it_is_made_from(
     tmp_path: Path, tiny_config: ModelConfig, random_tensors: Callable, write_checkpoint: Callable
 ) -> None:

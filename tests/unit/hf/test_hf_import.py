@@ -225,6 +225,11 @@ def test_the_older_form_of_scaled_positions_is_understood(hf: Path, tmp_path: Pa
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not supported; supported: Llama"),
         ({"architectures": None}, "architecture none is not supported"),
         ({"num_hidden_layers": None}, "num_hidden_layers missing"),
+        ({"architectures": 5}, "architecture 5 is not supported"),
+        ({"architectures": [{}]}, r"architecture \{\} is not supported"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0: must be a whole number above zero"),
+        ({"vocab_size": "400"}, "vocab_size '400': must be a whole number above zero"),
+        ({"vocab_size": 10**13}, r"embed_tokens\.weight is \[400, 48\], not \[10000000000000, 48\]"),
         ({"attention_bias": True}, "not supported: attention_bias True"),
         ({"hidden_act": "gelu"}, "not supported: hidden_act gelu"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type dynamic"),
@@ -320,6 +325,10 @@ def test_damaged_files_are_named(hf: Path, tmp_path: Path) -> None:
     (hf / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "../model.safetensors"}}')
     with pytest.raises(SeedError, match="names files outside"):
         import_hf(hf, tmp_path / "out")
+    for name in ("1", '""', "null"):
+        (hf / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"lm_head.weight": {name}}}}}')
+        with pytest.raises(SeedError, match=r"index\.json: names files outside"):
+            import_hf(hf, tmp_path / "out")
     (hf / "config.json").write_text("{")
     with pytest.raises(SeedError, match=r"config\.json: not JSON"):
         import_hf(hf, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -175,6 +176,15 @@ def test_steps_done_again_count_once_and_values_that_are_no_numbers_not_at_all(r
     (curve,) = train_curves([record], "loss", "tokens")
     assert [y for _, y in curve.points[-10:]] == [5.0] * 10 and len(curve.points) == 20
     assert printed([record.path], "steps") == ("21",)
+
+
+def test_what_is_not_finite_is_no_number_of_a_run(run: Callable, tmp_path: Path) -> None:
+    rows = [{**row, "tokens_per_second": 100.0, "step_seconds": 1.0} for row in rows_of(20)]
+    rows[5] |= {"tokens_per_second": math.inf, "step_seconds": math.nan}
+    rows[6] |= {"tokens_per_second": math.nan}
+    path = run("one", rows=rows)
+    assert printed([path], "tokens per second") == ("100",)
+    compare_command([path], tmp_path / "page.html", Console(file=io.StringIO()))
 
 
 def test_missing_parts_are_named_and_the_rest_is_shown(run: Callable, tmp_path: Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pygit2
 import pytest
+from rich.console import Console
 
 from data_prep.annotators.decontamination import Decontamination
-from launch.full import history, packages
+from launch.full import github, history, packages, web
 from launch.full.benchmarks import OWN, benchmark_files, plant
 from launch.full.history import count_commits, take_history
 from launch.full.packages import copy_packages
+from launch.full.settings import FullConfig
+from launch.stages import Stages
 from megatron_seed.errors import SeedError
 
 
@@ -157,3 +163,35 @@ def test_each_own_problem_holds_ngrams_to_be_found_by() -> None:
 
 def test_given_benchmarks_take_the_place_of_ours(tmp_path: Path) -> None:
     assert benchmark_files((tmp_path / "b.jsonl",)) == [str(tmp_path / "b.jsonl")]
+
+
+def test_benchmarks_whose_files_changed_are_searched_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "b.jsonl"
+    given.write_text('{"prompt": "one"}\n')
+    done: list[str] = []
+
+    def step(name: str) -> Callable[..., dict[str, Any]]:
+        return lambda *_: done.append(name) or {"digest": "same", "selected": "same"}
+
+    for module, names in (
+        (github, {"copy_packages": "", "_prepare": "code", "rate_and_score": "", "_select": ""}),
+        (web, {"write_archives": "", "_prepare": "pages", "classify": "", "pick": "candidates", "rate_and_score": ""}),
+    ):
+        for name, called in names.items():
+            monkeypatch.setattr(module, name, step(called))
+    monkeypatch.setattr(web, "passing", str)
+
+    def run() -> list[str]:
+        config, stages = FullConfig(tmp_path, benchmarks=(given,)), Stages(tmp_path, Console(file=io.StringIO()))
+        for corpus, folder in (("github", "packages"), ("web", "pages")):
+            (tmp_path / "sources" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "corpora" / corpus).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "corpora" / corpus / "import.json").touch()
+        done.clear()
+        github.prepare_github(config, stages)
+        web.prepare_web(config, stages)
+        return [name for name in done if name]
+
+    assert run() == ["code", "pages", "candidates"] and run() == []
+    given.write_text('{"prompt": "another"}\n')
+    assert run() == ["code", "pages", "candidates"] and run() == []

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from launch.stages import Stages, move_aside
+from megatron_seed.checkpoint import manifest
 
 
 class Work:
@@ -91,6 +92,26 @@ def test_what_was_made_and_is_gone_is_made_again(stages: Callable[[], Stages], t
     made.rmdir()
     stages().run("export", [], work, made=made)
     assert made.is_dir()
+
+
+def test_a_folder_of_which_files_are_gone_is_made_again(stages: Callable[[], Stages], tmp_path: Path) -> None:
+    made = tmp_path / "hf"
+
+    def work() -> str:
+        made.mkdir(exist_ok=True)
+        (made / "model.safetensors").write_bytes(b"weights")
+        manifest.write_manifest(made)
+        return "exported"
+
+    def run() -> str:
+        return printed_by(stages(), lambda record: record.run("export", [], work, made=made / manifest.NAME))
+
+    assert "done before" not in run() and "done before" in run()
+    (made / "model.safetensors").write_bytes(b"half")
+    assert "done before" not in run() and "done before" in run()
+    (made / manifest.NAME).unlink()
+    assert "done before" not in run()
+    assert manifest.find_damage(made) is None
 
 
 def printed_by(record: Stages, use: Callable[[Stages], Any]) -> str:

@@ -111,6 +111,17 @@ def test_operations_and_days_are_those_of_a_count_by_hand() -> None:
     assert plan.model.parameters == plan.model.embedding_parameters + 32 * plan.model.layer_parameters + 4096
 
 
+def test_goodput_at_the_recipes_interval_is_that_of_all_its_steps() -> None:
+    recipe = load_recipe(CONTINUE)
+    first, second = recipe.phases
+    short = recipe.model_copy(update={"phases": (first, second.model_copy(update={"tokens": second.tokens_per_step}))})
+    one, both = (
+        make_plan(recipe.model_copy(update={"phases": phases}), 256, H100, Assumptions(), 0.4, layouts=1).checkpoint
+        for phases in ((first,), short.phases)
+    )
+    assert both.own_goodput == pytest.approx(one.own_goodput, rel=1e-6)
+
+
 def test_each_gpu_of_the_table_can_be_planned_and_numbers_replaced() -> None:
     recipe = load_recipe(PRETRAIN)
     days = {name: make_plan(recipe, 64, gpu, Assumptions(), 0.4, layouts=1).days for name, gpu in GPUS.items()}
@@ -122,7 +133,13 @@ def test_each_gpu_of_the_table_can_be_planned_and_numbers_replaced() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"speed": 1.0}, "assume speed: no such number"), ({"bf16_flops": 0.0}, "must be above zero")],
+    [
+        ({"speed": 1.0}, "assume speed: no such number"),
+        ({"bf16_flops": 0.0}, "must be above zero"),
+        ({"mtbf_node_hours": float("nan")}, "mtbf_node_hours=nan: must be a finite number"),
+        ({"mtbf_node_hours": float("inf")}, "must be a finite number"),
+        ({"gpus_per_node": 0.5}, "gpus_per_node=0.5: must be a whole number"),
+    ],
 )
 def test_numbers_that_are_not_there_or_cannot_be_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(SeedError, match=message):
