@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.finish import bars
 from launch.full.github import REDACTED, packages_of
-from launch.full.history import take_history
+from launch.full.history import head_of, take_history
 from launch.full.settings import FullConfig
 from launch.stages import Stages
 from megatron_seed.errors import SeedError
@@ -33,7 +33,8 @@ def corpus_of(config: FullConfig) -> Path:
 def prepare_commits(config: FullConfig, stages: Stages) -> dict[str, Any]:
     """A history to two selections of samples, `earlier` to train on and `later` held out; returns their numbers."""
     bare = config.run_dir / "sources" / "history.git"
-    inputs = [str(config.history), config.commits]
+    # One that the user names is followed; that of this checkout stays as it was.
+    inputs = [str(config.history), config.commits, *([head_of(config.history)] if config.history else [])]
     history = stages.run(
         "history", inputs, lambda: take_history(bare, config.history, config.commits, packages_of(config)), made=bare
     )

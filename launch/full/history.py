@@ -7,9 +7,11 @@ cannot be invented, one that is made of the installed packages file by file, and
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,26 @@ def take_history(into: Path, given: Path | None, most: int, packages: Path) -> d
         commits = count_commits(work)
     shutil.rmtree(into, ignore_errors=True)
     work.rename(into)
-    head = str(pygit2.Repository(str(into)).head.target)
-    return {"kind": kind, "path": str(path), "head": head, "commits": commits, "shortened": shortened}
+    return {"kind": kind, "path": str(path), "head": head_of(into), "commits": commits, "shortened": shortened}
 
 
 def count_commits(path: Path, most: int | None = None) -> int:
     """Commits that HEAD reaches, counted up to `most`. Raises SeedError for what is no repository with a commit."""
-    try:
+    with _named(path):
         repository = pygit2.Repository(str(path))
         return sum(1 for _ in itertools.islice(repository.walk(repository.head.target), most))
+
+
+def head_of(path: Path) -> str:
+    """Id of the newest commit. Raises SeedError for what is no repository with a commit."""
+    with _named(path):
+        return str(pygit2.Repository(str(path)).head.target)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pygit2.GitError, KeyError) as error:
         raise SeedError(f"--history {path}: no Git repository with a commit: {error}") from None
 

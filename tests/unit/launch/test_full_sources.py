@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from data_prep.annotators.decontamination import Decontamination
-from launch.full import github, history, packages, web
+from launch.full import commits, github, history, packages, web
 from launch.full.benchmarks import OWN, benchmark_files, plant
 from launch.full.history import count_commits, take_history
 from launch.full.packages import copy_packages
@@ -71,8 +71,8 @@ def test_taking_it_again_replaces_what_a_killed_run_left(tmp_path: Path, code: P
 def test_a_checkout_is_preferred_to_a_history_that_is_made(
     tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for commits, kind in ((history.LEAST_COMMITS, "checkout"), (history.LEAST_COMMITS - 1, "made")):
-        checkout = repository(tmp_path / kind, commits)
+    for count, kind in ((history.LEAST_COMMITS, "checkout"), (history.LEAST_COMMITS - 1, "made")):
+        checkout = repository(tmp_path / kind, count)
         (checkout / "launch").mkdir()
         monkeypatch.setattr(history.launch, "__file__", str(checkout / "launch" / "__init__.py"))
         assert take_history(tmp_path / f"{kind}.git", None, 100, code)["kind"] == kind
@@ -163,6 +163,23 @@ def test_each_own_problem_holds_ngrams_to_be_found_by() -> None:
 
 def test_given_benchmarks_take_the_place_of_ours(tmp_path: Path) -> None:
     assert benchmark_files((tmp_path / "b.jsonl",)) == [str(tmp_path / "b.jsonl")]
+
+
+def test_new_commits_of_a_given_history_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = repository(tmp_path / "given", 5)
+    monkeypatch.setattr(commits, "_prepare", lambda *_: {})
+    (tmp_path / "corpora" / "commits").mkdir(parents=True)
+    (tmp_path / "sources").mkdir()
+
+    def taken() -> int:
+        stages = Stages(tmp_path, Console(file=io.StringIO()))
+        return commits.prepare_commits(FullConfig(tmp_path, history=given), stages)["history"]["commits"]
+
+    assert (taken(), taken()) == (5, 5)
+    made = pygit2.Repository(str(given))
+    author = pygit2.Signature("A", "a@example.invalid", 1_700_000_000, 0)
+    made.create_commit("HEAD", author, author, "One more", made.index.write_tree(), [made.head.target])
+    assert taken() == 6
 
 
 def test_benchmarks_whose_files_changed_are_searched_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
