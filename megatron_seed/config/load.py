@@ -18,6 +18,7 @@ from megatron_seed.config.sources import SourceConfig
 from megatron_seed.errors import SeedError
 
 Key = tuple[str | int, ...]
+_BREAKS = re.compile("[\\n\\r\\x85\\u2028\\u2029]")
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -44,9 +45,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as a word."""
+    """Quotes what `_Loader` would not read as a word, and words with line breaks that YAML would read as spaces."""
 
 
+def _word(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _BREAKS.search(text) else None)
+
+
+_Dumper.add_representer(str, _word)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
@@ -176,10 +182,14 @@ def _checkpoint_of(place: str) -> str:
     """`RUN` or `RUN@STEP` as YAML text of a checkpoint folder."""
     run, at, step = place.rpartition("@")
     if not at:
-        return yaml.safe_dump(place)
+        return _quoted(place)
     if not step.isdigit():
         raise SeedError(f"override 'from={place}': write it as from=RUN or from=RUN@STEP, for example from=runs/a@1000")
-    return yaml.safe_dump(str(Path(run) / "checkpoints" / f"step-{int(step):08d}"))
+    return _quoted(str(Path(run) / "checkpoints" / f"step-{int(step):08d}"))
+
+
+def _quoted(text: str) -> str:
+    return yaml.safe_dump(text, default_style='"')
 
 
 def _lines(text: str) -> dict[Key, int]:

@@ -58,13 +58,21 @@ def test_a_dumped_recipe_loads_to_the_same_value(recipe_file: Callable[[str], Pa
     assert load_recipe(recipe_file(dump_recipe(recipe))) == recipe
 
 
-@settings(max_examples=40)
-@given(st.one_of(st.text(min_size=1), st.sampled_from(["3e-4", "1E5", "-2.5e+3", "0x1f", "1_0", "12:30", "off", "~"])))
-def test_any_name_survives_a_dump(name: str) -> None:
+NAMES = st.text(min_size=1) | st.sampled_from(
+    ["3e-4", "1E5", "-2.5e+3", "1_0", "12:30", "off", "~", "\x85", "a\u2028 b"]
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(NAMES, min_size=1, max_size=20, unique=True))
+def test_any_name_survives_a_dump(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(RECIPE)
-        recipe = load_recipe(path).model_copy(update={"name": name})
+        recipe = load_recipe(path)
+        (phase,) = recipe.phases
+        blend = tuple(phase.blend[0].model_copy(update={"name": name}) for name in names)
+        recipe = recipe.model_copy(update={"phases": (phase.model_copy(update={"blend": blend}),)})
         path.write_text(dump_recipe(recipe), encoding="utf-8")
         assert load_recipe(path) == recipe
 
@@ -168,7 +176,7 @@ def test_names_must_be_unique() -> None:
 
 @pytest.mark.parametrize(
     ("text", "checkpoint"),
-    [("from=runs/a@1000", "runs/a/checkpoints/step-00001000"), ("from=runs/a b", "runs/a b")],
+    [("from=runs/a@1000", "runs/a/checkpoints/step-00001000"), ("from=runs/a b", "runs/a b"), ("from=3e-4", "3e-4")],
 )
 def test_from_names_another_runs_checkpoint(recipe_file: Callable[[str], Path], text: str, checkpoint: str) -> None:
     assert load_recipe(recipe_file(RECIPE), [text]).start_from.checkpoint == Path(checkpoint)
