@@ -10,6 +10,7 @@ from typing import Any
 from data_prep.report.formats import MISSING, count, decimal, duration, percent, size
 from launch.compare.curves import last_smoothed, tokens_at
 from launch.compare.read import RunRecord, is_finite
+from launch.finish import seconds_of
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,10 @@ def _highest(run: RunRecord, key: str) -> float | None:
 
 
 def _spent(run: RunRecord) -> float | None:
-    """Seconds of all steps: those that no row tells of count as those of the row after them."""
-    total, before = 0.0, 0
-    for row in run.train:
-        if not is_finite(row.get("step_seconds")):
-            return None
-        total += row["step_seconds"] * (row["step"] - before if before else 1)
-        before = row["step"]
-    return total if run.train else None
+    """Seconds of all steps from the first row on: what is before that is another run's, or not known."""
+    if not run.train or not all(is_finite(row.get("step_seconds")) for row in run.train):
+        return None
+    return seconds_of(run.train, run.train[0]["step"] - 1)
 
 
 def _seconds(value: float | None) -> str:
